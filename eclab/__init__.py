@@ -1,0 +1,119 @@
+"""Train ReLU networks in their equivalent class space.
+
+Two networks that differ by positive rescalings of hidden units compute the same function: they are one class. eclab
+reads a network, shows its classes and paths, and trains it on the classes instead of on the weights.
+
+Every public name is loaded at its first use, so that ``import eclab`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eclab import data, kernels
+    from eclab.classes import (
+        Certificate,
+        FunctionChange,
+        apply_scales_,
+        function_change,
+        random_rescale_,
+        rescale_,
+        same_class,
+        start_skeleton_,
+    )
+    from eclab.errors import (
+        ChartError,
+        CheckpointError,
+        DataError,
+        EclabError,
+        NonFiniteError,
+        ScaleError,
+        SettingError,
+        SpecError,
+        TraceError,
+    )
+    from eclab.network import Network, NetworkSpec, trace
+    from eclab.optim import ECSGD
+    from eclab.paths import Chart
+    from eclab.race import Race, Result
+    from eclab.widgets import Lab
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "eclab.classes": (
+        "Certificate",
+        "FunctionChange",
+        "apply_scales_",
+        "function_change",
+        "random_rescale_",
+        "rescale_",
+        "same_class",
+        "start_skeleton_",
+    ),
+    "eclab.errors": (
+        "ChartError",
+        "CheckpointError",
+        "DataError",
+        "EclabError",
+        "NonFiniteError",
+        "ScaleError",
+        "SettingError",
+        "SpecError",
+        "TraceError",
+    ),
+    "eclab.network": ("Network", "NetworkSpec", "trace"),
+    "eclab.optim": ("ECSGD",),
+    "eclab.paths": ("Chart",),
+    "eclab.race": ("Race", "Result"),
+    "eclab.widgets": ("Lab",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_MODULES = frozenset({"data", "kernels"})
+
+__all__ = [
+    "ECSGD",
+    "Certificate",
+    "Chart",
+    "ChartError",
+    "CheckpointError",
+    "DataError",
+    "EclabError",
+    "FunctionChange",
+    "Lab",
+    "Network",
+    "NetworkSpec",
+    "NonFiniteError",
+    "Race",
+    "Result",
+    "ScaleError",
+    "SettingError",
+    "SpecError",
+    "TraceError",
+    "__version__",
+    "apply_scales_",
+    "data",
+    "function_change",
+    "kernels",
+    "random_rescale_",
+    "rescale_",
+    "same_class",
+    "start_skeleton_",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"eclab.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'eclab' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    value: object = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
