@@ -15,13 +15,13 @@ CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test format lint types unit browser constraints clean
+.PHONY: help lab test lint types unit browser format constraints clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 lab: $(VENV)/.lab
-	$(BIN)/jupyter lab notebooks/00-lab.ipynb --ServerApp.root_dir="$(CURDIR)/notebooks" \
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)/notebooks" --LabApp.default_url=/lab/tree/00-lab.ipynb \
 	  --LabApp.news_url=None \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
 	  $$([ "$$(id -u)" -eq 0 ] && echo --allow-root) $(LAB_ARGS)
@@ -47,6 +47,12 @@ browser: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+# writes down what is installed now, once the tests have passed with it
+constraints: $(VENV)/.test
+	{ echo '# The constraints pin the versions that the tests ran with; pyproject.toml keeps the ranges open.'; \
+	  $(PY) -m pip freeze --exclude-editable | sed 's/+[^ ]*$$//'; } > constraints.txt
 
 $(VENV)/bin/python:
 	@found=""; \

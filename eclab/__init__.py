@@ -105,14 +105,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return importlib.import_module(f"eclab.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'eclab' has no attribute {name!r}; its public names are {', '.join(__all__)}")
-    value: object = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw it would let every misspelt name pass
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return importlib.import_module(f"eclab.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'eclab' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+        value: object = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
