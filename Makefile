@@ -15,7 +15,7 @@ CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test lint types unit browser format constraints clean
+.PHONY: help lab test lint types unit alone format constraints clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -26,7 +26,7 @@ lab: $(VENV)/.lab
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
 	  $$([ "$$(id -u)" -eq 0 ] && echo --allow-root) $(LAB_ARGS)
 
-test: lint types unit browser
+test: lint types unit alone
 	@echo "make test: everything passed"
 
 lint: $(VENV)/.test
@@ -38,11 +38,12 @@ types: $(VENV)/.test
 
 # one torch thread for each worker: more would only make the workers wait for one another
 unit: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not browser" -n $(WORKERS) --maxprocesses 8 --dist worksteal --doctest-modules eclab tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not browser and not timing" --doctest-modules \
+	  -n $(WORKERS) --maxprocesses 8 --dist worksteal eclab tests
 
-# alone on the machine, since it measures how soon the page answers
-browser: $(VENV)/.test
-	$(PY) -m pytest -m browser tests
+# one after another with nothing beside them, since these measure how fast something answers
+alone: $(VENV)/.test
+	$(PY) -m pytest -m "browser or timing" tests
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix-only --quiet .

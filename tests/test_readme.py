@@ -1,0 +1,36 @@
+"""The README's example runs as it stands there, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_example_runs() -> None:
+    (code,) = blocks("python")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["212", "16", "196"]  # 8·16 + 16 + 16·4 + 4 weights, 16 hidden units
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE))
+    assert named == {"lab", "test"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_every_linked_file_exists() -> None:
+    links = [*re.findall(r"\]\(([^):]+)\)", README), *re.findall(r'(?:src|srcset)="([^":]+)"', README)]
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
