@@ -1,0 +1,1 @@
+"""What a model is: its weights as edges, its units, and what scales with what."""

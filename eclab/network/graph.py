@@ -1,0 +1,167 @@
+"""A model as a list of operations on tensors, read with ``torch.export``; plain data that can be copied and pickled."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eclab.errors import TraceError
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands in an operation's arguments for the value of the operation with this number."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of a model.
+
+    Attributes:
+        kind: ``"input"``, ``"parameter"``, ``"buffer"``, ``"constant"``, ``"call"`` or ``"output"``.
+        target: the operation's name (``"aten.conv2d.default"``), or the name of the parameter, buffer or input.
+        args, kwargs: its arguments, other operations' values as :class:`Ref`.
+        shape: the shape of its value; empty where that is no tensor.
+        module: path of the module it came from, for messages.
+    """
+
+    kind: str
+    target: str
+    args: tuple[Any, ...] = ()
+    kwargs: tuple[tuple[str, Any], ...] = ()
+    shape: tuple[int, ...] = ()
+    module: str = ""
+
+    @property
+    def name(self) -> str:
+        """``"aten.relu"`` for ``aten.relu.default`` and its in-place form ``aten.relu_.default``."""
+        return ".".join(self.target.split(".")[:2]).rstrip("_")
+
+    def refs(self) -> list[int]:
+        """Numbers of the operations whose values this one reads."""
+        found: list[int] = []
+        _walk((self.args, tuple(value for _, value in self.kwargs)), found)
+        return found
+
+
+def _walk(value: Any, found: list[int]) -> None:
+    if isinstance(value, Ref):
+        found.append(value.index)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _walk(item, found)
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The callable behind an operation's name."""
+    if target.startswith("operator."):
+        function: Callable[..., Any] = getattr(operator, target.removeprefix("operator."))
+        return function
+    namespace, packet, overload = target.split(".")
+    found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    return found
+
+
+def inputs_of(x: Any) -> tuple[Tensor, ...]:
+    """The model's inputs as a tuple of tensors, or a :class:`TraceError`."""
+    inputs = x if isinstance(x, tuple | list) else (x,)
+    if not inputs or not all(isinstance(item, Tensor) for item in inputs):
+        raise TraceError(
+            f"the example input is {type(x).__name__}",
+            allowed="a tensor with a batch axis, or a tuple of such tensors",
+            fix="pass a few samples as the model would get them",
+        )
+    for item in inputs:
+        if item.ndim == 0 or 0 in item.shape:
+            raise TraceError(
+                f"the example input has shape {tuple(item.shape)}",
+                allowed="at least one sample along the first axis",
+                fix="pass a few samples as the model would get them",
+            )
+    return tuple(inputs)
+
+
+def read_graph(model: nn.Module, x: Any) -> list[Op]:
+    """The operations of ``model`` on ``x`` in the order they run.
+
+    Args:
+        model: any module that ``torch.export`` can read.
+        x: example input with a batch axis, or a tuple of inputs. Two samples are enough and no more are used.
+
+    Raises:
+        TraceError: ``x`` does not fit the model, or the model cannot be exported.
+    """
+    few = tuple(item[:2].detach() for item in inputs_of(x))
+    try:
+        program = torch.export.export(model, few, strict=False)
+    except Exception as error:  # torch.export raises whatever the model raises
+        words = str(error).strip().splitlines()
+        raise TraceError(
+            f"{type(model).__name__} cannot be read on an input of shape "
+            f"{', '.join(str(tuple(item.shape)) for item in few)}: {words[0] if words else type(error).__name__}",
+            allowed="an nn.Module without data-dependent control flow, and an input of the shape it expects",
+            fix="run model(x) first; what runs there and not here is a case for torch.export's documentation",
+        ) from error
+    return [*_operations(program)]
+
+
+def _operations(program: Any) -> list[Op]:
+    signature = program.graph_signature
+    kinds: dict[str, tuple[str, str]] = {}
+    kinds |= {name: ("parameter", target) for name, target in signature.inputs_to_parameters.items()}
+    kinds |= {name: ("buffer", target) for name, target in signature.inputs_to_buffers.items()}
+    kinds |= {name: ("constant", target) for name, target in signature.inputs_to_lifted_tensor_constants.items()}
+    user_outputs = set(signature.user_outputs)
+    numbers: dict[Any, int] = {}
+    operations: list[Op] = []
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            kind, target = kinds.get(node.name, ("input", node.name))
+            operation = Op(kind, target, shape=_shape(node))
+        elif node.op == "output":
+            outputs = tuple(Ref(numbers[arg]) for arg in node.args[0] if getattr(arg, "name", None) in user_outputs)
+            operation = Op("output", "output", args=outputs)
+        else:
+            operation = Op(
+                "call",
+                _target_name(node.target),
+                args=_plain(node.args, numbers),
+                kwargs=tuple((key, _plain(value, numbers)) for key, value in node.kwargs.items()),
+                shape=_shape(node),
+                module=_module(node),
+            )
+        numbers[node] = len(operations)
+        operations.append(operation)
+    return operations
+
+
+def _target_name(target: Any) -> str:
+    if getattr(target, "__module__", "") == "_operator":
+        return f"operator.{target.__name__}"
+    return str(target)
+
+
+def _plain(value: Any, numbers: dict[Any, int]) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return Ref(numbers[value])
+    if isinstance(value, tuple | list):
+        return tuple(_plain(item, numbers) for item in value)
+    return value
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
+
+
+def _module(node: Any) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return paths[-1] if paths else ""

@@ -1,0 +1,92 @@
+"""Runs a traced network with other weights or in another dtype, without touching the module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eclab.network.graph import Op, Ref, inputs_of, resolve
+from eclab.network.network import TracedNetwork
+
+Call = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+
+_NOISE = frozenset({"aten.dropout", "aten.feature_dropout"})
+
+
+def plain_call(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs one operation as the model would, out of place, and dropout as identity."""
+    if op.name in _NOISE:
+        return args[0]
+    namespace, packet, overload = op.target.split(".") if op.target.count(".") == 2 else ("", "", "")
+    target = f"{namespace}.{packet.rstrip('_')}.{overload}" if packet.endswith("_") else op.target
+    return resolve(target)(*args, **kwargs)
+
+
+def run(
+    net: TracedNetwork,
+    x: Any,
+    parameters: Mapping[str, Tensor] | None = None,
+    *,
+    like: Tensor | None = None,
+    call: Call = plain_call,
+) -> list[Any]:
+    """The values of all operations on ``x``; the last one is the tuple of the model's outputs.
+
+    Args:
+        net: the traced network.
+        x: input with a batch axis, or a tuple of inputs.
+        parameters: weights by name to use in place of the model's own.
+        like: a tensor whose dtype and device inputs, weights and buffers are converted to.
+        call: how an operation is run.
+
+    Returns:
+        One value per entry of ``net.operations``.
+    """
+    inputs = iter(inputs_of(x))
+    own = dict(net.model.named_parameters(remove_duplicate=False)) | dict(net.model.named_buffers())
+    given = parameters or {}
+    values: list[Any] = []
+    for op in net.operations:
+        value: Any
+        if op.kind == "input":
+            value = _converted(next(inputs), like)
+        elif op.kind in ("parameter", "buffer"):
+            value = _converted(given.get(op.target, own[op.target]), like)
+        elif op.kind == "output":
+            value = tuple(values[ref] for ref in op.refs())
+        else:
+            value = call(op, _filled(op.args, values), {key: _filled(item, values) for key, item in op.kwargs})
+        values.append(value)
+    return values
+
+
+def _converted(value: Tensor, like: Tensor | None) -> Tensor:
+    return value.to(like) if like is not None and value.is_floating_point() else value
+
+
+def _filled(value: Any, values: list[Any]) -> Any:
+    if isinstance(value, Ref):
+        return values[value.index]
+    if isinstance(value, tuple):
+        return tuple(_filled(item, values) for item in value)
+    return value
+
+
+def active_units(net: TracedNetwork, x: Any) -> Tensor:
+    """Which units are on: bool ``[batch, num_nodes]``.
+
+    A unit is off where a ReLU holds it at 0 in every position; units that pass none are on.
+    """
+    values = run(net, x)
+    first = inputs_of(x)[0]
+    on = torch.ones(first.shape[0], net.num_nodes, dtype=torch.bool, device=first.device)
+    for number, labels in net.gates:
+        units = labels.reshape(-1).to(first.device)
+        lit = (values[number] != 0).flatten(1).int()
+        times = torch.zeros(on.shape, dtype=torch.int32, device=first.device).index_add_(1, units, lit)
+        touched = units.unique()
+        on[:, touched] &= times[:, touched] > 0
+    return on

@@ -1,0 +1,1 @@
+"""Charts, coordinates, basis paths, and counts, norms and top-k of all paths."""
