@@ -8,6 +8,7 @@ LAB_ARGS ?=
 
 BIN := $(VENV)/bin
 PY  := $(BIN)/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # an interpreter may be named (make PYTHON=/opt/python3.13/bin/python3); otherwise the first that is new enough is taken
 PYTHON ?=
@@ -15,6 +16,7 @@ CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help lab test lint types unit alone format constraints clean
 
 help:
@@ -70,11 +72,13 @@ $(VENV)/bin/python:
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv "$(VENV)"
 
 $(VENV)/.lab: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@echo "Installing eclab into $(VENV); the first time takes some minutes"
+	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	@echo "Installing eclab and its tests' tools into $(VENV); the first time takes some minutes"
+	$(PIP_INSTALL) --editable ".[test]"
 	@touch $@ $(VENV)/.lab
 
 clean:
