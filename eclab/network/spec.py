@@ -254,7 +254,8 @@ class NetworkSpec:
             seed: any whole number torch accepts as a seed.
             dtype: a floating dtype.
         """
-        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        kind: object = dtype
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise SpecError(f"the dtype is {dtype}", allowed="a floating dtype such as torch.float32")
         generator = torch.Generator().manual_seed(whole(seed, "seed", least=0, most=2**63 - 1))
         modules: list[nn.Module] = []
