@@ -34,9 +34,10 @@ if TYPE_CHECKING:
         SpecError,
         TraceError,
     )
-    from eclab.network import Network, NetworkSpec, trace
+    from eclab.facade import Network, trace
+    from eclab.network.spec import NetworkSpec
     from eclab.optim import ECSGD
-    from eclab.paths import Chart
+    from eclab.paths.chart import Chart
     from eclab.race import Race, Result
     from eclab.widgets import Lab
 
@@ -64,9 +65,10 @@ _PUBLIC = {
         "SpecError",
         "TraceError",
     ),
-    "eclab.network": ("Network", "NetworkSpec", "trace"),
+    "eclab.facade": ("Network", "trace"),
+    "eclab.network.spec": ("NetworkSpec",),
     "eclab.optim": ("ECSGD",),
-    "eclab.paths": ("Chart",),
+    "eclab.paths.chart": ("Chart",),
     "eclab.race": ("Race", "Result"),
     "eclab.widgets": ("Lab",),
 }
