@@ -1,0 +1,16 @@
+"""The group of rescalings: moving along a class, telling classes apart, and their dimension."""
+
+from eclab.classes.certificate import Certificate, same_class
+from eclab.classes.change import FunctionChange, function_change
+from eclab.classes.group import apply_scales_, random_rescale_, rescale_, start_skeleton_
+
+__all__ = [
+    "Certificate",
+    "FunctionChange",
+    "apply_scales_",
+    "function_change",
+    "random_rescale_",
+    "rescale_",
+    "same_class",
+    "start_skeleton_",
+]
