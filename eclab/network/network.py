@@ -130,7 +130,7 @@ class Layer:
         return len(self.units)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TracedNetwork:
     """A model seen as weights between units, some of which scale freely (theory: the group G acts on these).
 
@@ -179,6 +179,10 @@ class TracedNetwork:
     def class_dim(self) -> int:
         """``m − H``, the dimension of the class space."""
         return self.num_weights - self.num_units
+
+    def __repr__(self) -> str:
+        widths = " → ".join(f"{layer.name}:{layer.width}" for layer in self.layers)
+        return f"{type(self).__name__}({widths}, m={self.num_weights:,}, H={self.num_units:,})"
 
     def weight(self, name: str) -> Weight:
         """The weight of that name; a :class:`ScaleError` that lists the names where there is none."""
