@@ -1,0 +1,328 @@
+"""Lanes: what can race, how a lane is written, and one lane's model, optimizer and state."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from eclab.errors import SettingError
+from eclab.race import settings
+from eclab.race.measure import Gauge
+
+if TYPE_CHECKING:
+    from eclab.network.network import TracedNetwork
+
+MOST_LANES = 8
+RECENT_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An optimizer that can race.
+
+    Args:
+        name: as written in a lane, without spaces.
+        label: as shown.
+        make: network and options -> optimizer.
+        options: names of the options `make` takes besides lr, momentum and weight_decay.
+        needs_free_units: whether it works on class coordinates and so needs a unit that can be rescaled.
+        colour: the place in the charts' palette that is its own, or None for the next that is free.
+    """
+
+    name: str
+    label: str
+    make: Callable[..., torch.optim.Optimizer]
+    options: tuple[str, ...] = ()
+    needs_free_units: bool = False
+    colour: int | None = None
+
+
+_KINDS: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> None:
+    """Let an optimizer race. `make(net, lr=..., momentum=..., weight_decay=..., **options)` builds it.
+
+    Raises:
+        SettingError: the name is taken, or cannot be written in a lane.
+    """
+    if kind.name in _KINDS or not kind.name or any(sign in kind.name for sign in " ,:="):
+        raise SettingError(
+            f"a lane cannot be called {kind.name!r}", allowed="a new name without spaces, commas, ':' and '='"
+        )
+    _KINDS[kind.name] = kind
+
+
+def kinds() -> tuple[str, ...]:
+    """Names of the optimizers that can race.
+
+    Example:
+        >>> kinds()[:2]
+        ('sgd', 'ec-sgd')
+    """
+    return tuple(_KINDS)
+
+
+def _sgd(net: TracedNetwork, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.model.parameters(), **options)
+
+
+def _ec_sgd(net: TracedNetwork, **options: Any) -> torch.optim.Optimizer:
+    from eclab.optim import ECSGD
+
+    return ECSGD(net, **options)
+
+
+register(Kind("sgd", "SGD", _sgd, options=("nesterov", "dampening"), colour=0))
+register(Kind("ec-sgd", "EC-SGD", _ec_sgd, options=("nesterov", "chart", "guard"), needs_free_units=True, colour=1))
+
+
+@dataclass(frozen=True)
+class LaneSpec:
+    """How a lane was asked for.
+
+    Args:
+        name: unique in its race: the optimizer's, with "-2", "-3" ... where it appears again.
+        kind: the optimizer, one of `kinds()`.
+        label: as shown.
+        colour: place in the charts' palette.
+        lr: the learning rate given with the lane, or None.
+        momentum, weight_decay: given with the lane, or None for the race's.
+        options: further options of the optimizer.
+    """
+
+    name: str
+    kind: str
+    label: str
+    colour: int
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_lanes(lanes: object) -> tuple[LaneSpec, ...]:
+    """Lanes as a user writes them -> specifications with unique names and colours.
+
+    Args:
+        lanes: "sgd,ec-sgd", or a list of names, "name:rate" strings and dicts
+            {"optimizer": name, "lr": .., "momentum": .., "weight_decay": .., "name": .., "label": .., option: ..}.
+
+    Raises:
+        SettingError: no lane or more than 8, an unknown optimizer or option, a rate out of range, a name used twice.
+
+    Example:
+        >>> [(lane.name, lane.label, lane.colour) for lane in parse_lanes("sgd:0.1,sgd:0.2,ec-sgd")]
+        [('sgd', 'SGD lr 0.1', 0), ('sgd-2', 'SGD lr 0.2', 2), ('ec-sgd', 'EC-SGD', 1)]
+    """
+    wanted: list[object] = list(lanes.split(",")) if isinstance(lanes, str) else _as_list(lanes)
+    if not 1 <= len(wanted) <= MOST_LANES:
+        raise SettingError(f"the race has {len(wanted)} lanes", allowed=f"1 to {MOST_LANES}")
+    asked = [_read_lane(lane) for lane in wanted]
+    names = _unique_names(asked)
+    colours = _colours([str(one["optimizer"]) for one in asked])
+    labels = _labels(asked)
+    return tuple(_spec(*four) for four in zip(asked, names, labels, colours, strict=True))
+
+
+def _as_list(lanes: object) -> list[object]:
+    if isinstance(lanes, Sequence):
+        return list(lanes)
+    raise SettingError(f"the lanes are {lanes!r}", allowed='a list such as ["sgd", "ec-sgd"]')
+
+
+def _read_lane(lane: object) -> dict[str, Any]:
+    if isinstance(lane, LaneSpec):
+        given = {key: getattr(lane, key) for key in ("name", "label", "lr", "momentum", "weight_decay")}
+        return {"optimizer": lane.kind, **{k: v for k, v in given.items() if v is not None}, **lane.options}
+    if isinstance(lane, Mapping):
+        asked = {str(key): value for key, value in lane.items()}
+    elif isinstance(lane, str):
+        name, colon, rate = lane.strip().partition(":")
+        asked = {"optimizer": name, **({"lr": _rate(rate, lane)} if colon else {})}
+    else:
+        raise SettingError(f"a lane is {lane!r}", allowed='a name such as "sgd", "sgd:0.2", or a dict')
+    if asked.get("optimizer") not in _KINDS:
+        raise SettingError(
+            f"there is no lane {asked.get('optimizer')!r}",
+            allowed=", ".join(_KINDS),
+            fix='write lanes without spaces, such as "sgd" or "ec-sgd:0.2"',
+        )
+    return asked
+
+
+def _rate(text: str, lane: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SettingError(f"the lane {lane!r} has the learning rate {text!r}", allowed="a finite number > 0") from error
+
+
+def _unique_names(asked: list[dict[str, Any]]) -> list[str]:
+    names: list[str] = []
+    for one in asked:
+        base = str(one.get("name", one["optimizer"]))
+        if any(sign in base for sign in " ,=") or not base:
+            raise SettingError(f"a lane is called {base!r}", allowed="a name without spaces, commas and '='")
+        if "name" in one and base in names:
+            raise SettingError(f"two lanes are called {base!r}", fix="give each lane a name of its own")
+        number = 1
+        name = base
+        while name in names:
+            number += 1
+            name = f"{base}-{number}"
+        names.append(name)
+    return names
+
+
+def _labels(asked: list[dict[str, Any]]) -> list[str]:
+    optimizers = [one["optimizer"] for one in asked]
+    labels: list[str] = []
+    for number, one in enumerate(asked):
+        label = _KINDS[one["optimizer"]].label
+        twins = [other for other in asked if other["optimizer"] == one["optimizer"]]
+        if "label" in one:
+            label = str(one["label"])
+        elif len({twin.get("lr") for twin in twins}) == len(twins) > 1 and "lr" in one:
+            label = f"{label} lr {one['lr']:g}"
+        elif optimizers[:number].count(one["optimizer"]):
+            label = f"{label} {optimizers[:number].count(one['optimizer']) + 1}"
+        labels.append(label)
+    return labels
+
+
+def _colours(optimizers: list[str]) -> list[int]:
+    own = {colour for kind in _KINDS.values() if (colour := kind.colour) is not None}
+    taken: set[int] = set()
+    colours: list[int] = []
+    for optimizer in optimizers:
+        mine = _KINDS[optimizer].colour
+        free = (number for number in (*sorted(set(range(MOST_LANES)) - own), *sorted(own)) if number not in taken)
+        colour = mine if mine is not None and mine not in taken else next(free)
+        taken.add(colour)
+        colours.append(colour)
+    return colours
+
+
+def _spec(asked: dict[str, Any], name: str, label: str, colour: int) -> LaneSpec:
+    kind = _KINDS[asked["optimizer"]]
+    known = {"optimizer", "name", "label", "lr", "momentum", "weight_decay"}
+    options = {key: value for key, value in asked.items() if key not in known}
+    unknown = [key for key in options if key not in kind.options]
+    if unknown:
+        allowed = ", ".join(sorted(known | set(kind.options)))
+        raise SettingError(f"the lane {name} has the option {', '.join(unknown)}", allowed=allowed)
+    lr, momentum, decay = asked.get("lr"), asked.get("momentum"), asked.get("weight_decay")
+    return LaneSpec(
+        name,
+        kind.name,
+        label,
+        colour,
+        None if lr is None else settings.positive(lr, f"the learning rate of {name}"),
+        None if momentum is None else settings.below_one(momentum, f"the momentum of {name}"),
+        None if decay is None else settings.non_negative(decay, f"the weight decay of {name}"),
+        options,
+    )
+
+
+class Lane:
+    """One optimizer with its own copy of the network.
+
+    Args:
+        spec: how it was asked for.
+        net: its network; the lane trains `net.model`.
+        lr, momentum, weight_decay: what it starts with.
+
+    Attributes:
+        state: "running", or "diverged" once a loss, gradient or weight was not finite.
+        verdict: why it diverged, naming layer and step; else empty.
+        time: seconds spent on forward, backward and step.
+        recent: (step, milliseconds) of its last 100 steps.
+        gauge: measures |w_in|^2 - |w_out|^2 of its units.
+    """
+
+    def __init__(self, spec: LaneSpec, net: TracedNetwork, lr: float, momentum: float, weight_decay: float) -> None:
+        kind = _KINDS[spec.kind]
+        if kind.needs_free_units and net.num_units == 0:
+            raise SettingError(
+                f"the model has no free unit, so {spec.label} has no class to work in",
+                allowed="a model with at least one hidden unit that can be rescaled",
+                fix='add a hidden layer with ReLU, or race "sgd" alone',
+            )
+        self.spec, self.net = spec, net
+        self.model: nn.Module = net.model
+        self.state, self.verdict, self.time = "running", "", 0.0
+        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)
+        self.gauge = Gauge(net)
+        self._momentum = momentum
+        self.optimizer = self._build(lr, weight_decay)
+
+    def _build(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        make = _KINDS[self.spec.kind].make
+        return make(self.net, lr=lr, momentum=self._momentum, weight_decay=weight_decay, **self.spec.options)
+
+    @property
+    def name(self) -> str:
+        """Unique in its race."""
+        return self.spec.name
+
+    @property
+    def label(self) -> str:
+        """As shown."""
+        return self.spec.label
+
+    @property
+    def colour(self) -> int:
+        """Place in the charts' palette."""
+        return self.spec.colour
+
+    @property
+    def running(self) -> bool:
+        """Whether it still trains."""
+        return self.state == "running"
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay of the next step."""
+        return float(self.optimizer.param_groups[0]["weight_decay"])
+
+    @property
+    def momentum(self) -> float:
+        """The momentum."""
+        return self._momentum
+
+    @property
+    def guarded(self) -> int:
+        """Moves of skeleton coordinates the guard has shortened so far; 0 for lanes without a guard."""
+        return int(getattr(self.optimizer, "guarded_moves", 0))
+
+    def set(self, key: str, value: float) -> None:
+        """Change "lr" or "weight_decay" of every parameter group."""
+        for group in self.optimizer.param_groups:
+            group[key] = value
+
+    def took(self, step: int, ms_forward_backward: float, ms_step: float) -> None:
+        """Add up the time of one step; one that did not get as far as the optimizer is no measure of speed."""
+        self.time += 1e-3 * (ms_forward_backward + ms_step)
+        if ms_step:
+            self.recent.append((step, ms_forward_backward + ms_step))
+
+    def diverge(self, verdict: str) -> None:
+        """Stop for good, with the reason."""
+        self.state, self.verdict = "diverged", verdict
+
+    def restart(self) -> None:
+        """Run again with a new optimizer at the present settings; the weights are the caller's to set."""
+        self.state, self.verdict, self.time = "running", "", 0.0
+        self.recent.clear()
+        self.optimizer = self._build(self.lr, self.weight_decay)
