@@ -192,5 +192,6 @@ def start_skeleton_(net: TracedNetwork, chart: Chart | None = None) -> None:
         raise ChartError("the chart belongs to another network", fix="use net.chart() of this network")
     used = chart or Chart(net)
     parameters = used.parameters()
-    for edges in (*used.plan.tree, *used.plan.b_edges):
+    plan = used.plan_on(parameters[0].device)
+    for edges in (*plan.tree, *plan.b_edges):
         parameters[edges.weight][edges.index] = 1.0

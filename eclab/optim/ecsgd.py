@@ -13,7 +13,6 @@ from torch.optim.sgd import sgd
 
 from eclab.errors import ChartError, CheckpointError, EclabError, NonFiniteError, SettingError
 from eclab.kernels import torch_step as kernel
-from eclab.kernels.plan import Plan
 from eclab.network.network import TracedNetwork
 from eclab.paths.chart import Chart
 
@@ -165,7 +164,7 @@ class ECSGD(Optimizer):
             guard=float(group["guard"]),
         )
         buffers = [self._buffer(weight) if settings.momentum else None for weight in weights]
-        plan = self._plan(weights[0].device)
+        plan = self.chart.plan_on(weights[0].device)
         prepared = kernel.prepare(plan, weights, gradients, buffers, settings)
         if not prepared.finite:
             raise self._diagnosis(weights, gradients)
@@ -196,13 +195,6 @@ class ECSGD(Optimizer):
     def _buffer(self, weight: Tensor) -> Tensor:
         held = self.state[weight].get(_MOMENTUM) if weight in self.state else None
         return held if held is not None else torch.zeros_like(weight)
-
-    def _plan(self, device: torch.device) -> Plan:
-        if self._placed is None or self._placed[0] != device:
-            self._placed = (device, self.chart.plan.to(device))
-        return self._placed[1]
-
-    _placed: tuple[torch.device, Plan] | None = None
 
     def _refuse_missing(self, gradients: Iterable[Tensor | None]) -> None:
         trainable = zip(self.chart.weights, gradients, strict=True)

@@ -70,6 +70,7 @@ class Chart:
         self.skeleton: Skeleton = SKELETONS[skeleton](net)
         self.tree: tuple[Edge, ...] = tuple(self.skeleton.a.values())
         self.b_edges: tuple[Edge, ...] = tuple(self.skeleton.b.values())
+        self._plans: dict[torch.device, Plan] = {}
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
@@ -82,9 +83,15 @@ class Chart:
         listed = ";".join(str(edge) for edge in (*self.tree, *self.b_edges))
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
+    def plan_on(self, device: torch.device) -> Plan:
+        """The chart as index arrays for the path core, on the device of the weights; made once a device."""
+        if device not in self._plans:
+            self._plans[device] = self.plan.to(device)
+        return self._plans[device]
+
     @cached_property
     def plan(self) -> Plan:
-        """The chart as index arrays for the path core."""
+        """The chart as index arrays on the CPU."""
         scale = self.net.scale_of
         numbers = {weight.name: k for k, weight in enumerate(self.weights)}
         tree_edges = set(self.tree)
@@ -101,6 +108,10 @@ class Chart:
         """The live parameters, in the order of :attr:`weights`."""
         return [weight.parameter for weight in self.weights]
 
+    def _live(self) -> tuple[list[Tensor], Plan]:
+        weights = self.parameters()
+        return weights, self.plan_on(weights[0].device)
+
     @torch.no_grad()
     def coordinates(self) -> dict[str, Tensor]:
         """``v_e = cin(u) · w_e · cout(v)``, the values of the basis paths.
@@ -108,13 +119,13 @@ class Chart:
         Returns:
             For each parameter a tensor of its shape and dtype. Tree entries are no coordinates and hold the weight.
         """
-        weights, plan = self.parameters(), self.plan
+        weights, plan = self._live()
         chain = core.chains(plan, weights)
         values = [
             weight * core.spread(chain.cin, tail, weight) * core.spread(chain.cout, head, weight)
             for weight, head, tail in zip(weights, plan.heads, plan.tails, strict=True)
         ]
-        self._put_tree(values, chain.tree)
+        self._put_tree(plan, values, chain.tree)
         return self._named(values)
 
     @torch.no_grad()
@@ -134,7 +145,7 @@ class Chart:
 
         Source: Meng et al. 2018, section 4.2 (ICR); any widths and biases: theory §3.
         """
-        weights, plan = self.parameters(), self.plan
+        weights, plan = self._live()
         grads = self._gradients(gradients)
         chain = core.chains(plan, weights)
         flow = core.through_flow(plan, chain, core.row_sums(plan, weights, grads), grads)
@@ -144,7 +155,7 @@ class Chart:
         ]
         for edges, delta in zip(plan.b_edges, core.b_gradients(plan, chain, flow, grads), strict=True):
             deltas[edges.weight].index_put_(edges.index, delta.to(deltas[edges.weight].dtype))
-        self._put_tree(deltas, [torch.zeros_like(value) for value in chain.tree])
+        self._put_tree(plan, deltas, [torch.zeros_like(value) for value in chain.tree])
         return self._named(deltas)
 
     @torch.no_grad()
@@ -162,11 +173,11 @@ class Chart:
 
         Source: Meng et al. 2018, section 4.3 (WA); theory §2.
         """
-        weights, plan = self.parameters(), self.plan
+        weights, plan = self._live()
         values = self._checked(coordinates, weights)
         chain = core.chains(plan, weights)
         v_new = [core.values_at(values, edges) for edges in plan.b_edges]
-        self._refuse_edge_of_chart(chain, v_new)
+        self._refuse_edge_of_chart(plan, chain, v_new)
         cout, b_weights = core.allocate_b(plan, chain, v_new)
         for weight, value, head, tail in zip(weights, values, plan.heads, plan.tails, strict=True):
             weight.copy_(value * core.spread(1 / chain.cin, tail, weight) * core.spread(1 / cout, head, weight))
@@ -233,8 +244,9 @@ class Chart:
     def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return {weight.name: tensor for weight, tensor in zip(self.weights, tensors, strict=True)}
 
-    def _put_tree(self, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        for edges, value in zip(self.plan.tree, values, strict=True):
+    @staticmethod
+    def _put_tree(plan: Plan, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        for edges, value in zip(plan.tree, values, strict=True):
             tensors[edges.weight].index_put_(edges.index, value.to(tensors[edges.weight].dtype))
 
     def _gradients(self, given: Mapping[str, Tensor] | None) -> list[Tensor]:
@@ -264,8 +276,8 @@ class Chart:
             )
         return [coordinates[weight.name].to(p) for weight, p in zip(self.weights, weights, strict=True)]
 
-    def _refuse_edge_of_chart(self, chain: core.Chains, v_new: Sequence[Tensor]) -> None:
-        for edges, old, new in zip(self.plan.b_edges, chain.b_coordinates(self.plan), v_new, strict=True):
+    def _refuse_edge_of_chart(self, plan: Plan, chain: core.Chains, v_new: Sequence[Tensor]) -> None:
+        for edges, old, new in zip(plan.b_edges, chain.b_coordinates(plan), v_new, strict=True):
             crossed = ~(old * new > 0) & ~edges.in_tree
             if bool(crossed.any()):
                 place = tuple(int(axis[crossed.nonzero()[0, 0]]) for axis in edges.index)
