@@ -23,7 +23,8 @@ class Certificate:
         scales: the ``c`` of every free unit, float64 ``[width]`` by layer name; empty where the networks differ in shape.
         max_deviation: the largest ``|w_b − g_c(w_a)|``, relative to the largest weight into the same unit.
         where: the weight with that deviation, or what differs in words.
-        output_deviation: largest difference of an output at ``x``, relative to the largest output; None without ``x``.
+        output_deviation: largest difference of an output at ``x``, relative to the largest output; None where the
+            networks differ in shape.
         tolerance: what ``max_deviation`` was compared with.
     """
 

@@ -47,8 +47,8 @@ def rescale_(net: TracedNetwork, layer: str, unit: int | Tensor, scale: float | 
         return
     if scale is None:
         raise ScaleError("the scale is missing", allowed="rescale_(net, layer, unit, scale) or a tensor of scales")
-    if not (isinstance(unit, int) and 0 <= unit < found.width):
-        raise ScaleError(f"there is no unit {unit} in layer '{found.name}'", allowed=f"0 … {found.width - 1}")
+    if unit not in range(found.width):
+        raise ScaleError(f"there is no unit {unit!r} in layer '{found.name}'", allowed=f"0 … {found.width - 1}")
     scales = torch.ones(found.width, dtype=torch.float64)
     scales[unit] = _positive(scale, found, unit)
     apply_scales_(net, {found.name: scales})
@@ -100,8 +100,8 @@ def apply_scales_(net: TracedNetwork, scales: Mapping[str, Tensor]) -> None:
                 fix="use a scale nearer to 1, or a model in float64",
             )
         new.append((old, moved))
-    for old, moved in new:
-        old.copy_(moved)
+    for parameter, value in new:
+        parameter.copy_(value)
 
 
 def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
@@ -120,9 +120,9 @@ def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
             _positive(float(c[unit]), layer, unit)
         stuck = (net.scale_of[layer.units] == 0) & (c != 1)
         if bool(stuck.any()):
-            unit = net.unit(int(layer.units[stuck][0]))
+            pinned = net.unit(int(layer.units[stuck][0]))
             raise ScaleError(
-                f"unit {unit.index} of layer '{layer.name}' cannot scale: {unit.reason}",
+                f"unit {pinned.index} of layer '{layer.name}' cannot scale: {pinned.reason}",
                 allowed="a scale of 1 for pinned units",
                 fix="rescale a unit whose state in net.units is free",
             )
@@ -141,7 +141,7 @@ def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
 
 def random_scales(net: TracedNetwork, sigma: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """Log-normal scales ``c = exp(σ z)`` for every free unit, by layer name; 1 for pinned units."""
-    if not (isinstance(sigma, int | float) and math.isfinite(sigma) and sigma >= 0):
+    if not 0 <= sigma < math.inf:
         raise SettingError(f"sigma is {sigma!r}", allowed="a finite number of at least 0")
     z = torch.randn(net.num_nodes, generator=generator, dtype=torch.float64)
     c = torch.where(net.scale_of > 0, torch.exp(sigma * z), 1.0)

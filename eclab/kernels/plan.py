@@ -1,4 +1,4 @@
-"""What the path core needs to know of a chart, as index arrays on one device: O(H) numbers, never a mask of the weights."""
+"""What the path core knows of a chart, as index arrays on one device: O(H) numbers, never a mask of the weights."""
 
 from __future__ import annotations
 

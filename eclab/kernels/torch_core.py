@@ -1,7 +1,7 @@
 """The path core in plain torch: the definition that faster ones are compared with.
 
-What belongs to units (chains, T, factors) is float64 whatever the weights are: there are only ``H`` of each, and products
-along a deep chain leave the range of float32 long before that of float64.
+What belongs to units (chains, T, factors) is float64 whatever the weights are: there are only ``H`` of each, and
+products along a deep chain leave the range of float32 long before that of float64.
 """
 
 from __future__ import annotations

@@ -87,6 +87,6 @@ def active_units(net: TracedNetwork, x: Any) -> Tensor:
         units = labels.reshape(-1).to(first.device)
         lit = (values[number] != 0).flatten(1).int()
         times = torch.zeros(on.shape, dtype=torch.int32, device=first.device).index_add_(1, units, lit)
-        touched = units.unique()
+        touched = torch.unique(units)
         on[:, touched] &= times[:, touched] > 0
     return on

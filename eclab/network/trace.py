@@ -1,4 +1,4 @@
-"""From a module to its :class:`TracedNetwork`: labels flow through the operations, then units that are one are merged."""
+"""From a module to its :class:`TracedNetwork`: labels flow through the operations, then equal units are merged."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ class _Trace:
         return units.reshape(1, *op.shape[1:]).expand(op.shape)
 
     def run(self) -> None:
-        for self.current, op in enumerate(self.operations):
+        for number, op in enumerate(self.operations):
+            self.current = number
             if op.kind == "input" and op.shape:
                 self.values[self.current] = units = self.source(op)
                 self.pin(units, "it is an input")
@@ -280,7 +281,7 @@ def _reasons(trace: _Trace, number: Tensor, edges: list[_Edges], nodes: int, inp
 
 
 def _ends(trace: _Trace, number: Tensor, edges: list[_Edges], nodes: int, inputs: int) -> Tensor:
-    """Where paths end: the model's outputs, and what weights lead to and none leaves, as the logits before a softmax."""
+    """Where paths end: the model's outputs, and what only receives weights, as logits before a softmax."""
     enters, leaves = _touched(edges, nodes)
     found = [number[trace.values[ref][0]].reshape(-1) for ref in trace.operations[-1].refs() if ref in trace.values]
     listed = [unit for labels in found for unit in labels.tolist() if bool(enters[unit])]

@@ -27,7 +27,8 @@ class ECSGD(Optimizer):
         w_e = v_e / (c^{in}(u)\, c^{out}(v)) \quad\text{(weight allocation)}
 
     Momentum, Nesterov and weight decay are those of ``torch.optim.SGD`` applied to ``v``; their state lives in class
-    space and survives any rescaling of the weights. Parameters that are no edges between units (PReLU slopes, LayerNorm …) are in a second group and take the plain SGD step.
+    space and survives any rescaling of the weights. Parameters that are no edges between units (PReLU slopes,
+    LayerNorm …) are in a second group and take the plain SGD step.
 
     Args:
         net: the network, from :func:`eclab.trace`. Construction changes no weight.
@@ -262,17 +263,17 @@ def _chart_of(net: TracedNetwork, chart: str | Chart) -> Chart:
 
 def _check(group: dict[str, Any]) -> None:
     """Refuses numbers no step can be taken with; learning-rate schedules may have changed them since."""
-    for name, allowed, good in (
-        ("lr", "a finite number > 0 (a schedule may end at 0)", lambda value: value >= 0),
-        ("momentum", "a finite number of at least 0", lambda value: value >= 0),
-        ("weight_decay", "a finite number of at least 0", lambda value: value >= 0),
-        ("guard", "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1),
+    for name, allowed, end in (
+        ("lr", "a finite number > 0 (a schedule may end at 0)", math.inf),
+        ("momentum", "a finite number of at least 0", math.inf),
+        ("weight_decay", "a finite number of at least 0", math.inf),
+        ("guard", "a number from 0 up to, not including, 1", 1.0),
     ):
         try:
             value = float(group[name])
         except (TypeError, ValueError):
             value = math.nan
-        if not (math.isfinite(value) and good(value)):
+        if not 0 <= value < end:
             raise SettingError(f"{name} is {group[name]!r}", allowed=allowed, fix=f"give {name} such a number")
     if group["nesterov"] and not group["momentum"]:
         raise SettingError("nesterov is on and momentum is 0", allowed="nesterov with momentum > 0")

@@ -55,7 +55,8 @@ class Chart:
 
     Example:
         >>> import torch, eclab
-        >>> net = eclab.trace(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)), torch.ones(1, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> net = eclab.trace(model, torch.ones(1, 2))
         >>> [str(edge) for edge in net.chart().tree]
         ['0.weight[0,0]', '0.weight[1,1]']
 
