@@ -1,0 +1,265 @@
+"""The largest paths of a network, lazily and in exact order."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eclab.errors import NonFiniteError, SettingError
+from eclab.network.graph import inputs_of
+from eclab.network.network import TracedNetwork, Weight
+from eclab.network.run import active_units
+from eclab.paths.counts import sources
+from eclab.paths.skeleton import Edge
+
+Floats = NDArray[np.float64]
+Place = tuple[int, int]
+"""An edge as (number of its weight, place in the flattened parameter)."""
+
+_SINK, _START = -1, -2
+"""Stand behind all outputs and before all sources; the edges to and from them have weight 1."""
+
+_NO_EDGE: Place = (_SINK, 0)
+
+
+@dataclass(frozen=True)
+class TopPath:
+    """One of the largest paths.
+
+    Attributes:
+        edges: its edges from a source to an output.
+        value: the product of their weights; 0 or infinite where that leaves the range of float64.
+        log_value: ``log |value|``, which never does.
+        output: number of the output unit where it ends.
+        active: True where a sample was given, for which every unit on the path is on; None without one.
+    """
+
+    edges: tuple[Edge, ...]
+    value: float
+    log_value: float
+    output: int
+    active: bool | None = None
+
+
+@torch.no_grad()
+def top_paths(net: TracedNetwork, k: int = 10, x: Any = None) -> list[TopPath]:
+    """The ``k`` paths with the largest ``|value|``, in order.
+
+    Paths are those of the weight graph (channels and kernel taps), from a source to an output. A path with a zero
+    weight is left out.
+
+    Args:
+        net: the traced network.
+        k: how many paths, at least 1; fewer are returned where the network has fewer.
+        x: one sample with its batch axis; then only paths whose units are all on for it.
+
+    Returns:
+        The paths, largest first.
+
+    Raises:
+        SettingError: ``k`` is no whole number of at least 1, or ``x`` is not one sample.
+        NonFiniteError: a weight is NaN or infinite.
+
+    Example:
+        >>> import torch, eclab
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(1, 2, bias=False), ReLU(), Linear(2, 1, bias=False))
+        >>> net = eclab.trace(model, torch.ones(1, 1))
+        >>> model[0].weight.data = torch.tensor([[2.0], [3.0]])
+        >>> model[2].weight.data = torch.tensor([[5.0, -4.0]])
+        >>> [path.value for path in net.top_paths(2)]
+        [-12.0, 10.0]
+
+    Source: V. Jiménez and A. Marzal, Computing the K shortest paths: a new algorithm and an experimental comparison
+    (WAE 1999), the recursive enumeration algorithm, on ``−log |w|``.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise SettingError(f"k is {k!r}", allowed="a whole number of at least 1")
+    on: NDArray[np.bool_] | None = None
+    if x is not None:
+        if any(item.shape[0] != 1 for item in inputs_of(x)):
+            raise SettingError(
+                f"x has {inputs_of(x)[0].shape[0]} samples",
+                allowed="one sample with its batch axis",
+                fix="pass x[:1]; which units are on differs from sample to sample",
+            )
+        on = active_units(net, x)[0].cpu().numpy()
+    search = _Search(net, on)
+    return [search.path(number) for number in islice(search.ranks(), k)]
+
+
+class _Found(NamedTuple):
+    """A path to a unit: the path of this rank to the tail, and one more edge."""
+
+    log_value: float
+    place: Place
+    tail: int
+    rank: int
+
+
+@dataclass(eq=False)
+class _Node:
+    """The paths to one unit that are known, and where the next one may come from.
+
+    Attributes:
+        found: the paths known, largest first.
+        order: the edges that lead here, by the best path through them; ``taken`` of them are in ``found``.
+        heap: further paths through edges that are in ``found``, as (−log value, age, entry for ``found``).
+    """
+
+    order: list[tuple[float, Place, int]]
+    found: list[_Found] = field(default_factory=list)
+    taken: int = 0
+    heap: list[tuple[float, int, _Found]] = field(default_factory=list)
+    age: int = 0
+
+    def push(self, candidate: _Found) -> None:
+        """Adds a candidate."""
+        self.age += 1
+        heapq.heappush(self.heap, (-candidate.log_value, self.age, candidate))
+
+    def pop(self) -> bool:
+        """Moves the largest candidate to ``found``; False where there is none."""
+        fresh = self.order[self.taken][0] if self.taken < len(self.order) else -math.inf
+        if self.heap and -self.heap[0][0] > fresh:
+            self.found.append(heapq.heappop(self.heap)[2])
+        elif fresh > -math.inf:
+            self.found.append(_Found(*self.order[self.taken], rank=0))
+            self.taken += 1
+        else:
+            return False
+        return True
+
+
+class _Search:
+    """The recursive enumeration algorithm, with a list in place of the recursion so that depth does not matter."""
+
+    def __init__(self, net: TracedNetwork, on: NDArray[np.bool_] | None) -> None:
+        self.net = net
+        self.on = on
+        self.values = [_values(weight) for weight in net.weights]
+        self.best = np.where(sources(net), 0.0, -np.inf)
+        for number, weight in enumerate(net.weights):
+            self._relax(number, weight)
+        self.nodes: dict[int, _Node] = {}
+
+    def _relax(self, number: int, weight: Weight) -> None:
+        """The largest path to every head, by dynamic programming: ``log|v|`` of the best tail and edge."""
+        through = self._logs(number, slice(None)) + self.best[weight.tail.numpy()]
+        spread = tuple(axis for axis, size in enumerate(weight.head.shape) if size == 1)
+        heads = weight.head.reshape(-1).numpy()
+        best = through.max(spread).reshape(-1) if spread else through.reshape(-1)
+        np.maximum.at(self.best, heads, best)
+        if self.on is not None:
+            self.best[heads[~self.on[heads]]] = -np.inf
+
+    def _logs(self, number: int, rows: int | slice) -> Floats:
+        with np.errstate(divide="ignore"):
+            logs: Floats = np.log(np.abs(self.values[number][rows]))
+        return logs
+
+    @cached_property
+    def rows_into(self) -> dict[int, list[Place]]:
+        """Per unit, the (weight, row) pairs that lead to it."""
+        rows: dict[int, list[Place]] = {}
+        for number, weight in enumerate(self.net.weights):
+            for row, unit in enumerate(weight.head.reshape(-1).tolist()):
+                rows.setdefault(unit, []).append((number, row))
+        return rows
+
+    def node(self, unit: int) -> _Node:
+        """The unit's entry, made when it is first asked for."""
+        if unit not in self.nodes:
+            self.nodes[unit] = node = _Node(self._ends() if unit == _SINK else self._edges_into(unit))
+            node.pop()
+        return self.nodes[unit]
+
+    def _ends(self) -> list[tuple[float, Place, int]]:
+        reached = [unit for unit in self.net.outputs.tolist() if self.best[unit] > -np.inf]
+        reached.sort(key=lambda unit: -self.best[unit])
+        return [(float(self.best[unit]), _NO_EDGE, unit) for unit in reached]
+
+    def _edges_into(self, unit: int) -> list[tuple[float, Place, int]]:
+        if unit not in self.rows_into:
+            return [(0.0, _NO_EDGE, _START)]
+        logs, places, tails = [np.zeros(0)], [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
+        for number, row in self.rows_into[unit]:
+            weight = self.net.weights[number]
+            tail = weight.tail.expand(weight.shape)[row].reshape(-1).numpy()
+            logs.append(self._logs(number, row).reshape(-1) + self.best[tail])
+            first = row * len(tail)
+            places.append(np.stack([np.full(len(tail), number), np.arange(first, first + len(tail))], 1))
+            tails.append(tail)
+        log, place, tail = np.concatenate(logs), np.concatenate(places), np.concatenate(tails)
+        order = np.argsort(-log, kind="stable")
+        order = order[log[order] > -np.inf]
+        listed = zip(log[order].tolist(), place[order].tolist(), tail[order].tolist(), strict=True)
+        return [(value, (at[0], at[1]), unit) for value, at, unit in listed]
+
+    def ranks(self) -> Iterator[int]:
+        """0, 1, … for as long as there is another path."""
+        if not self.node(_SINK).found:
+            return
+        yield 0
+        rank = 1
+        while self._advance(_SINK):
+            yield rank
+            rank += 1
+
+    def _advance(self, unit: int) -> bool:
+        """Finds the next path to a unit. What it needs is the next path to the tail of the last one, and so on down."""
+        waiting = [unit]
+        last = self.node(unit).found[-1]
+        while last.tail != _START and len(self.node(last.tail).found) == last.rank + 1:
+            waiting.append(last.tail)
+            last = self.node(last.tail).found[-1]
+        more = False
+        for unit in reversed(waiting):
+            node = self.nodes[unit]
+            last = node.found[-1]
+            known = self.nodes[last.tail].found if last.tail != _START else []
+            if len(known) > last.rank + 1:
+                step = self._edge_log(last.place)
+                node.push(last._replace(log_value=known[last.rank + 1].log_value + step, rank=last.rank + 1))
+            more = node.pop()
+        return more
+
+    def path(self, rank: int) -> TopPath:
+        """The path with this rank, from its last edge back to the source."""
+        end = self.node(_SINK).found[rank]
+        edges, value, unit, rank = [], 1.0, end.tail, end.rank
+        while (last := self.node(unit).found[rank]).tail != _START:
+            edges.append(self._edge(last.place, last.tail, unit))
+            value *= self._value(last.place)
+            unit, rank = last.tail, last.rank
+        return TopPath(tuple(reversed(edges)), value, end.log_value, end.tail, None if self.on is None else True)
+
+    def _edge(self, place: Place, tail: int, head: int) -> Edge:
+        weight = self.net.weights[place[0]]
+        return Edge(weight.name, tuple(map(int, np.unravel_index(place[1], weight.shape))), tail, head)
+
+    def _value(self, place: Place) -> float:
+        return 1.0 if place == _NO_EDGE else float(self.values[place[0]].reshape(-1)[place[1]])
+
+    def _edge_log(self, place: Place) -> float:
+        return math.log(abs(self._value(place)))
+
+
+def _values(weight: Weight) -> Floats:
+    values: Floats = weight.parameter.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(values).all():
+        raise NonFiniteError(
+            f"'{weight.name}' holds {values[~np.isfinite(values)][0]}",
+            allowed="finite weights",
+            fix="start again from weights that are finite",
+        )
+    return values
