@@ -183,7 +183,7 @@ def _standardised(name: str, pictures: Pictures, classes: tuple[str, ...]) -> Da
     """Mean 0 and variance 1 over the training pixels of every channel, through a table of the 256 values."""
     x_train = np.empty(pictures.x_train.shape, np.float32)
     x_test = np.empty(pictures.x_test.shape, np.float32)
-    for channel in range(x_train.shape[-3]):
+    for channel in range(pictures.x_train.shape[1]):
         table = _standardising(pictures.x_train[:, channel])
         x_train[:, channel] = table[pictures.x_train[:, channel]]
         x_test[:, channel] = table[pictures.x_test[:, channel]]

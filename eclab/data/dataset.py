@@ -140,15 +140,15 @@ def wrap(
         2
     """
     x, y = _pair(train, "training")
-    if test is None:
-        keep, held = stratified_split(y, test_share, seed)
-        parts = (x[keep], y[keep], x[held], y[held])
-    else:
-        parts = (x, y, *_pair(test, "test"))
-    count: object = int(max(parts[1].max(), parts[3].max())) + 1 if num_classes is None else num_classes
+    held = None if test is None else _pair(test, "test")
+    largest = int(y.max()) if held is None else int(max(y.max(), held[1].max()))
+    count: object = largest + 1 if num_classes is None else num_classes
     if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= MAX_CLASSES:
         raise DataError(f"{name} has {count!r} classes", allowed=f"2 to {MAX_CLASSES:,}", fix="count the labels from 0")
-    return Dataset(name, *parts, classes=tuple(map(str, range(count))), source="own data, as given")
+    if held is None:
+        keep, rest = stratified_split(y, test_share, seed)
+        x, y, held = x[keep], y[keep], (x[rest], y[rest])
+    return Dataset(name, x, y, *held, classes=tuple(map(str, range(count))), source="own data, as given")
 
 
 def stratified_split(labels: Tensor, test_share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,10 @@ def _samples(value: Any, part: str) -> Tensor:
 
 
 def _labels(value: Any, part: str) -> Tensor:
-    array = _array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, f"{part} labels")
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()  # numpy knows no bfloat16
+    array = _array(value, f"{part} labels")
     if array.ndim != 1 or array.dtype.kind not in "iu":
         seen = f"the {part} labels have shape {array.shape} and type {array.dtype}"
         raise DataError(seen, allowed=_LABELS, fix="convert them, for one-hot rows with y.argmax(1)")
