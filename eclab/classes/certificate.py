@@ -21,7 +21,7 @@ class Certificate:
     Attributes:
         same: whether ``w_b = g_c(w_a)`` up to the tolerance.
         scales: the ``c`` of every free unit, float64 ``[width]`` by layer name; empty where the networks differ in shape.
-        max_deviation: the largest ``|w_b − g_c(w_a)|``, relative to the largest weight into the same unit.
+        max_deviation: the largest ``|w_b − g_c(w_a)|``, relative to the largest one into the same unit.
         where: the weight with that deviation, or what differs in words.
         output_deviation: largest difference of an output at ``x``, relative to the largest output; None where the
             networks differ in shape.
