@@ -1,19 +1,28 @@
-"""Side-by-side training as a generator of records: race, store, resume, verdict."""
+"""Side-by-side training as a generator of records: race, driver, store, resume, verdict."""
 
+from eclab.race.driver import Driver
 from eclab.race.lanes import Kind, Lane, LaneSpec, kinds, parse_lanes, register
 from eclab.race.race import Race
 from eclab.race.record import COLUMNS, Event, Record, RecordLog
+from eclab.race.store import LaneEnd, Result, load
+from eclab.race.verdict import LaneVerdict, Verdict
 
 __all__ = [
     "COLUMNS",
+    "Driver",
     "Event",
     "Kind",
     "Lane",
+    "LaneEnd",
     "LaneSpec",
+    "LaneVerdict",
     "Race",
     "Record",
     "RecordLog",
+    "Result",
+    "Verdict",
     "kinds",
+    "load",
     "parse_lanes",
     "register",
 ]

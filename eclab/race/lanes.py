@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_LANES = 8
 RECENT_STEPS = 100
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ def register(kind: Kind) -> None:
     Raises:
         SettingError: the name is taken, or cannot be written in a lane.
     """
-    if kind.name in _KINDS or not kind.name or any(sign in kind.name for sign in " ,:="):
+    if kind.name in _KINDS or not _NAME.fullmatch(kind.name):
         raise SettingError(
-            f"a lane cannot be called {kind.name!r}", allowed="a new name without spaces, commas, ':' and '='"
+            f"an optimizer cannot race as {kind.name!r}", allowed="a new name of letters, digits, '-', '_' and '.'"
         )
     _KINDS[kind.name] = kind
 
@@ -167,8 +169,8 @@ def _unique_names(asked: list[dict[str, Any]]) -> list[str]:
     names: list[str] = []
     for one in asked:
         base = str(one.get("name", one["optimizer"]))
-        if any(sign in base for sign in " ,=") or not base:
-            raise SettingError(f"a lane is called {base!r}", allowed="a name without spaces, commas and '='")
+        if not _NAME.fullmatch(base):
+            raise SettingError(f"a lane is called {base!r}", allowed="letters, digits, '-', '_' and '.'")
         if "name" in one and base in names:
             raise SettingError(f"two lanes are called {base!r}", fix="give each lane a name of its own")
         number = 1
@@ -260,11 +262,20 @@ class Lane:
         self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)
         self.gauge = Gauge(net)
         self._momentum = momentum
-        self.optimizer = self._build(lr, weight_decay)
+        self.optimizer = self._build(spec, lr, momentum, weight_decay)
 
-    def _build(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        make = _KINDS[self.spec.kind].make
-        return make(self.net, lr=lr, momentum=self._momentum, weight_decay=weight_decay, **self.spec.options)
+    def _build(self, spec: LaneSpec, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+        make = _KINDS[spec.kind].make
+        return make(self.net, lr=lr, momentum=momentum, weight_decay=weight_decay, **spec.options)
+
+    def new_optimizer(self, spec: LaneSpec, momentum: float) -> torch.optim.Optimizer:
+        """An optimizer over this lane's weights for a state to be loaded into; the lane keeps its own."""
+        return self._build(spec, spec.lr or self.lr, momentum, spec.weight_decay or 0.0)
+
+    def resume(self, spec: LaneSpec, optimizer: torch.optim.Optimizer, momentum: float) -> None:
+        """Go on with another optimizer over the same weights."""
+        self.spec, self.optimizer, self._momentum = spec, optimizer, momentum
+        self.recent.clear()
 
     @property
     def name(self) -> str:
@@ -325,4 +336,4 @@ class Lane:
         """Run again with a new optimizer at the present settings; the weights are the caller's to set."""
         self.state, self.verdict, self.time = "running", "", 0.0
         self.recent.clear()
-        self.optimizer = self._build(self.lr, self.weight_decay)
+        self.optimizer = self._build(self.spec, self.lr, self._momentum, self.weight_decay)

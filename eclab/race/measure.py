@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eclab.errors import NonFiniteError
+from eclab.errors import EclabError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def _guarded_step(lane: Lane, norm: float) -> str:
     before = [parameter.detach().clone() for parameter in parameters] if risky else []
     try:
         lane.optimizer.step()
-    except NonFiniteError as error:
+    except EclabError as error:
         return error.seen
     for parameter, (name, _) in zip(parameters if risky else (), lane.model.named_parameters(), strict=risky):
         if not bool(torch.isfinite(parameter).all()):

@@ -126,7 +126,7 @@ class Race:
         self.order = BatchOrder(len(self.task.x), self.config.seed, self.device)
         self.records = RecordLog([lane.name for lane in self.lanes])
         self.events: list[Event] = []
-        self._broken = ""
+        self.broken = ""
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -155,9 +155,9 @@ class Race:
         Raises:
             SettingError: an earlier step was cut off half-way by an error.
         """
-        if self._broken:
+        if self.broken:
             raise SettingError(
-                f"the race stopped in the middle of a step ({self._broken})", fix="reset it, or resume a checkpoint"
+                f"the race stopped in the middle of a step ({self.broken})", fix="reset it, or resume a checkpoint"
             )
         if self.finished:
             return []
@@ -165,7 +165,7 @@ class Race:
             return self._step()
 
     def _step(self) -> list[Record]:
-        self._broken = f"step {self.position + 1} was not completed"
+        self.broken = f"step {self.position + 1} was not completed"
         batch = self.order.take(self.batch_size)
         x, y = self.task.x[batch], self.task.y[batch]
         self.position += 1
@@ -176,7 +176,7 @@ class Race:
         records = [made[lane.name] for lane in running]
         for record in records:
             self.records.append(record)
-        self._broken = ""
+        self.broken = ""
         return records
 
     def _lane_step(self, lane: Lane, x: Tensor, y: Tensor) -> Record:
