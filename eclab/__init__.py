@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eclab import data, kernels
+    from eclab import data, kernels, notebook
     from eclab.classes import (
         Certificate,
         FunctionChange,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from eclab.facade import Network, trace
     from eclab.network.spec import NetworkSpec
+    from eclab.notebook import parameters, record
     from eclab.optim import ECSGD
     from eclab.paths.chart import Chart
     from eclab.race import Race, Result
@@ -67,13 +68,14 @@ _PUBLIC = {
     ),
     "eclab.facade": ("Network", "trace"),
     "eclab.network.spec": ("NetworkSpec",),
+    "eclab.notebook": ("parameters", "record"),
     "eclab.optim": ("ECSGD",),
     "eclab.paths.chart": ("Chart",),
     "eclab.race": ("Race", "Result"),
     "eclab.widgets": ("Lab",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-_MODULES = frozenset({"data", "kernels"})
+_MODULES = frozenset({"data", "kernels", "notebook"})
 
 __all__ = [
     "ECSGD",
@@ -99,7 +101,10 @@ __all__ = [
     "data",
     "function_change",
     "kernels",
+    "notebook",
+    "parameters",
     "random_rescale_",
+    "record",
     "rescale_",
     "same_class",
     "start_skeleton_",
