@@ -1,0 +1,114 @@
+"""Path norms of the unrolled network, in log space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eclab.errors import ChartError, NonFiniteError, SettingError
+from eclab.network.graph import Op
+from eclab.network.network import TracedNetwork
+from eclab.network.run import plain_call, run
+from eclab.paths.unrolled import HANDLERS, Scaled
+
+
+@torch.no_grad()
+def path_norm(net: TracedNetwork, p: float = 1.0, log: bool = True) -> float:
+    """The p-norm of all path values of the unrolled network.
+
+    ``‖v‖_p = (Σ_paths |v_p|^p)^{1/p}``, by one forward pass of ``|w|^p`` on ones.
+
+    Unrolled means that every position of a feature map counts, as the literature has it. A max-pool is a sum over its
+    window, an average pool one over ``n`` positions with weights ``1/n``; activations and dropout are the identity.
+    The norm is the same for every member of a class. It is worked out on float64 copies with a scale of its own for
+    every channel, so that neither depth nor a large ``p`` leaves the range.
+
+    Args:
+        net: the traced network; its weights are only read.
+        p: a finite number > 0.
+        log: whether to return the natural logarithm of the norm.
+
+    Returns:
+        ``log ‖v‖_p``; or the norm itself, which is infinite where it is more than float64 holds.
+
+    Raises:
+        SettingError: ``p`` is out of range.
+        ChartError: the network holds operations through which paths have no value; all are named.
+        NonFiniteError: a weight is NaN or infinite.
+
+    Example:
+        >>> import torch, eclab
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(1, 2, bias=False), ReLU(), Linear(2, 1, bias=False))
+        >>> model[0].weight.data = torch.tensor([[2.0], [3.0]])
+        >>> model[2].weight.data = torch.tensor([[5.0, -4.0]])
+        >>> round(eclab.trace(model, torch.ones(1, 1)).path_norm(p=1, log=False), 9)  # 2·5 + 3·4
+        22.0
+
+    Source: B. Neyshabur, R. Tomioka and N. Srebro, Norm-based capacity control in neural networks (COLT 2015); pooling
+    and biases: A. Gonon et al., A path-norm toolkit for modern networks (ICLR 2024); theory §1.
+    """
+    exponent = _exponent(p)
+    carried = _carried(net)
+    _refuse_non_finite(net)
+
+    def call(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if id(op) in carried:
+            return HANDLERS[op.name](op, args, kwargs, exponent)
+        return plain_call(op, args, kwargs)
+
+    ones = tuple(torch.ones(op.shape) for op in net.operations if op.kind == "input")
+    like = torch.zeros((), dtype=torch.float64, device=next(net.model.parameters()).device)
+    values = run(net, ones, like=like, call=call)
+    ends = {ref: values[ref] for ref in net.operations[-1].refs()}
+    logs = [end.logs()[0].reshape(-1) for end in ends.values() if isinstance(end, Scaled)]
+    norm = torch.cat(logs).logsumexp(0) / exponent
+    return float(norm if log else norm.exp())
+
+
+def _exponent(p: float) -> float:
+    try:
+        exponent = float(p)
+    except (TypeError, ValueError):
+        exponent = 0.0
+    if not 0 < exponent < float("inf"):
+        raise SettingError(f"p is {p!r}", allowed="a finite number > 0", fix="use p=1 or p=2")
+    return exponent
+
+
+def _carried(net: TracedNetwork) -> set[int]:
+    """The operations that paths run through, by identity; a :class:`ChartError` for those they cannot."""
+    numbers = {number for number, op in enumerate(net.operations) if op.kind == "input"}
+    carried: set[int] = set()
+    problems: list[str] = []
+    for number, op in enumerate(net.operations):
+        reached = [ref in numbers for ref in op.refs()]
+        if op.kind != "call" or not any(reached):
+            continue
+        where = f" at '{op.module}'" if op.module else ""
+        if op.name not in HANDLERS:
+            problems.append(f"{op.name.removeprefix('aten.')}{where}")
+        elif reached != [True] + [False] * (len(reached) - 1):
+            problems.append(f"{op.name.removeprefix('aten.')}{where} with a weight computed from the input")
+        numbers.add(number)
+        carried.add(id(op))
+    if problems or not carried:
+        raise ChartError(
+            f"paths have no value through {'; '.join(dict.fromkeys(problems)) or 'a model without operations'}",
+            allowed="linear and convolution layers, ReLU and its kin, pooling, dropout, flatten and reshapes",
+            fix="take the norm of the part of the model before it",
+        )
+    return carried
+
+
+def _refuse_non_finite(net: TracedNetwork) -> None:
+    for weight in net.weights:
+        value: Tensor = weight.parameter
+        if not bool(value.isfinite().all()):
+            raise NonFiniteError(
+                f"'{weight.name}' holds {float(value[~value.isfinite()][0])}",
+                allowed="finite weights",
+                fix="start again from weights that are finite",
+            )

@@ -1,0 +1,188 @@
+"""One forward pass of ``|w|^p`` through a network, operation by operation in log space: what a path norm is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eclab.network.graph import Op, resolve
+from eclab.network.run import plain_call
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``mantissa · exp(log_scale)``.
+
+    Attributes:
+        mantissa: float64, of the value's shape, in [0, 1].
+        log_scale: float64, broadcasts to it; −∞ where the mantissa is 0 throughout.
+    """
+
+    mantissa: Tensor
+    log_scale: Tensor
+
+    def logs(self) -> Tensor:
+        """The logarithm of every element."""
+        return self.mantissa.log() + self.log_scale
+
+
+Handler = Callable[[Op, tuple[Any, ...], dict[str, Any], float], Scaled]
+
+
+def _scaled(value: Scaled | Tensor) -> Scaled:
+    """The model's input is still a plain tensor."""
+    if isinstance(value, Scaled):
+        return value
+    return Scaled(value, value.new_zeros((1,) * value.ndim))
+
+
+def _arguments(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """An operation's arguments by name, with the defaults of those not given."""
+    schema = resolve(op.target)._schema.arguments  # type: ignore[attr-defined]
+    named = {argument.name: argument.default_value for argument in schema}
+    return named | dict(zip(named, args, strict=False)) | kwargs
+
+
+def _per_channel(value: Scaled, axis: int) -> tuple[Tensor, Tensor]:
+    """The mantissa and the log-scale ``[channels]`` once all elements of a channel share one scale."""
+    channels = value.mantissa.shape[axis]
+    rows = value.log_scale.movedim(axis, 0).flatten(1)
+    scale = rows.amax(1)
+    shift = torch.where(scale.isfinite(), scale, 0.0)
+    place = [1] * value.mantissa.ndim
+    place[axis] = len(shift)
+    return value.mantissa * (value.log_scale - shift.reshape(place)).exp(), scale.expand(channels)
+
+
+def _normalised(mantissa: Tensor, scale: Tensor, axis: int) -> Scaled:
+    """Brings the largest element of every channel to 1; ``scale`` is ``[channels]`` or broadcasts to the mantissa."""
+    place = [1] * mantissa.ndim
+    place[axis] = mantissa.shape[axis]
+    peak = mantissa.movedim(axis, 0).flatten(1).amax(1).reshape(place)
+    scale = scale.reshape(place) if scale.ndim == 1 else scale
+    return Scaled(mantissa / torch.where(peak > 0, peak, 1.0), scale + peak.log())
+
+
+def _powers(weight: Tensor, bias: Tensor | None, tails: Tensor, p: float) -> tuple[Tensor, Tensor | None, Tensor]:
+    """``|w|^p · exp(scale of its tail)`` and ``|b|^p``, each row divided by ``exp`` of the third, ``[rows]``."""
+    logs = p * weight.abs().log() + tails
+    row = logs.flatten(1).amax(1)
+    bias_logs = None if bias is None else p * bias.abs().log()
+    if bias_logs is not None:
+        row = torch.maximum(row, bias_logs)
+    row = torch.where(row.isfinite(), row, 0.0)
+    scaled = (logs - row.reshape(-1, *[1] * (weight.ndim - 1))).exp()
+    return scaled, None if bias_logs is None else (bias_logs - row).exp(), row
+
+
+def _linear(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    mantissa, scale = _per_channel(_scaled(named["input"]), -1)
+    weight, bias, row = _powers(named["weight"], named["bias"], scale, p)
+    return _normalised(functional.linear(mantissa, weight, bias), row, -1)
+
+
+def _conv(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    mantissa, scale = _per_channel(_scaled(named["input"]), 1)
+    groups, weight = named["groups"], named["weight"]
+    tails = scale.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)
+    tails = tails.reshape(*tails.shape, *[1] * (weight.ndim - 2))
+    weight, bias, row = _powers(weight, named["bias"], tails, p)
+    value = plain_call(op, (), named | {"input": mantissa, "weight": weight, "bias": bias})
+    return _normalised(value, row, 1)
+
+
+def _numbers(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """A pooling argument as one number an axis."""
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    return numbers * axes if len(numbers) == 1 else numbers
+
+
+def _window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], size: Sequence[int]) -> Tensor:
+    """Sum over every window; ``left`` zeros stand before each axis and as many as needed behind it."""
+    axes = len(size)
+    kernel = _numbers(named["kernel_size"], axes)
+    stride = _numbers(named["stride"] or kernel, axes)
+    dilation = _numbers(named.get("dilation", 1), axes)
+    pads: list[int] = []
+    for axis in reversed(range(axes)):
+        reach = (size[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1
+        pads += [left[axis], max(0, reach - value.shape[2 + axis] - left[axis])]
+    flat = functional.pad(value, pads).flatten(0, 1).unsqueeze(1)
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[axes - 1]
+    summed = convolve(flat, value.new_ones(1, 1, *kernel), stride=stride, dilation=dilation)
+    return summed.reshape(*value.shape[:2], *size)
+
+
+def _max_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    mantissa, scale = _per_channel(_scaled(named["self"]), 1)
+    left = _numbers(named["padding"], mantissa.ndim - 2)
+    return _normalised(_window_sum(mantissa, named, left, op.shape[2:]), scale, 1)
+
+
+def _avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    mantissa, scale = _per_channel(_scaled(named["self"]), 1)
+    size = op.shape[2:]
+    left = _numbers(named["padding"], len(size))
+    summed = _window_sum(mantissa, named, left, size)
+    present = mantissa.new_ones(1, 1, *mantissa.shape[2:])
+    if named.get("divisor_override"):
+        n = torch.full_like(present, named["divisor_override"])[..., *[slice(1)] * len(size)]
+    elif named["count_include_pad"]:
+        around = [width for axis in reversed(left) for width in (axis, axis)]
+        n = _window_sum(functional.pad(present, around, value=1.0), named, (0,) * len(size), size)
+    else:
+        n = _window_sum(present, named, left, size)
+    return _normalised(summed, scale.reshape(1, -1, *[1] * len(size)) - p * n.log(), 1)
+
+
+def _adaptive_avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    mantissa, scale = _per_channel(_scaled(named["self"]), 1)
+    axes = len(op.shape) - 2
+    n = mantissa.new_ones([1] * (axes + 2))
+    for axis, (before, after) in enumerate(zip(mantissa.shape[2:], op.shape[2:], strict=True)):
+        widths = [-(-(i + 1) * before // after) - i * before // after for i in range(after)]
+        n = n * mantissa.new_tensor(widths).reshape([-1 if k == axis + 2 else 1 for k in range(axes + 2)])
+    summed = plain_call(op, (mantissa,), {key: value for key, value in named.items() if key != "self"}) * n
+    return _normalised(summed, scale.reshape(1, -1, *[1] * axes) - p * n.log(), 1)
+
+
+def _same(_op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], _p: float) -> Scaled:
+    return _scaled(args[0])
+
+
+def _move(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> Scaled:
+    value = _scaled(args[0])
+    # the scale is a view with stride 0, which `view` refuses where `reshape` does the same thing
+    target = op.target.replace("aten.view.", "aten.reshape.").replace("aten._unsafe_view.", "aten.reshape.")
+    both = (value.mantissa, value.log_scale.expand_as(value.mantissa))
+    return Scaled(*(resolve(target)(part, *args[1:], **kwargs) for part in both))
+
+
+_SAME = (
+    "relu", "leaky_relu", "prelu", "dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "to",
+)  # fmt: skip
+_MOVES = (
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze",
+    "expand", "slice", "select", "movedim", "swapaxes",
+)  # fmt: skip
+
+HANDLERS: dict[str, Handler] = {
+    "aten.linear": _linear,
+    **{f"aten.conv{n}d": _conv for n in (1, 2, 3)},
+    **{f"aten.max_pool{n}d": _max_pool for n in (1, 2, 3)},
+    **{f"aten.avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
+    **{f"aten.adaptive_avg_pool{n}d": _adaptive_avg_pool for n in (1, 2, 3)},
+    **{f"aten.{name}": _same for name in _SAME},
+    **{f"aten.{name}": _move for name in _MOVES},
+}
+"""What each operation does to a value on its way; whatever is not here has no paths through it."""
