@@ -31,6 +31,8 @@ export class Edges {
     this.onCanvas = total > SVG_EDGES;
     this.lines = [];
     this.group.replaceChildren();
+    const { tree = [], b = [] } = this.ctx.state.skeleton ?? {};
+    this.covered = new Set([...tree, ...b].map((e) => e.join()));
     if (!this.onCanvas) links.forEach((_, index) => this.#lines(index));
     const ratio = globalThis.devicePixelRatio || 1;
     this.canvas.width = Math.round(layout.width * ratio);
@@ -46,6 +48,7 @@ export class Edges {
     for (const head of this.layout.columns[to].spots) {
       for (const tail of this.layout.columns[from].spots) {
         const element = svg("path", { d: edgePath(this.layout, from, to, tail.index, head.index), class: "ec-edge" });
+        element.classList.toggle("ec-covered", this.covered.has([link, tail.index, head.index].join()));
         this.lines.push({ element, link, tail: tail.index, head: head.index });
         this.group.append(element);
       }

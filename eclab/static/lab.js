@@ -35,10 +35,10 @@ function render({ model, el }) {
   const top = new TopBar(ctx, () => toggleHelp(help, top));
   const toolbar = h("div", { class: "ec-toolbar", role: "toolbar", "aria-label": "tools of the lens" });
   const heading = h("h3", { class: "ec-title" });
-  const lane = h("span", { class: "ec-lanechoice" });
+  const corner = h("span", { class: "ec-corner" });
   const empty = h("div", { class: "ec-empty", role: "status" }, h("b", { text: "Waiting for the kernel" }),
     h("span", { text: "The network appears as soon as the cell has run. After a restart, run the cell again." }));
-  const area = h("main", { class: "ec-stage" }, h("div", { class: "ec-stagehead" }, heading, toolbar, lane), stage.element, legend(ctx), empty);
+  const area = h("main", { class: "ec-stage" }, h("div", { class: "ec-stagehead" }, h("div", { class: "ec-headline" }, heading, corner), toolbar), stage.element, legend(ctx), empty);
   const root = h("div", { class: "eclab", "data-lm-suppress-shortcuts": "true", "data-empty": "1" });
   ctx.notes = new Notes({ stage: area, timeline: timeline.region, charts: charts.element, lr: timeline.region, inspector: inspector.element,
     build: area, classes: area, paths: area, race: area });
@@ -56,7 +56,7 @@ function render({ model, el }) {
       fill(toolbar, ...lens.toolbar(ctx), ...held);
     }
     toolbar.dataset.lens = ctx.lens;
-    fill(lane, ctx.state.lanes.length > 1 ? laneChooser(ctx) : null);
+    fill(corner, ...(lens.corner?.(ctx) ?? []), ctx.state.lanes.length > 1 ? laneChooser(ctx) : null);
   };
   ctx.on(["state", "lens"], tools);
   ctx.on("lens", () => {
@@ -67,8 +67,9 @@ function render({ model, el }) {
   connect(ctx);
   const unwatch = watchTheme(root, () => ctx.tell("theme"));
   el.append(root);
-  wire.send("hello");
+  const greet = greeter(ctx);
   return () => {
+    clearInterval(greet);
     unwatch();
     stage.close();
     charts.close();
@@ -77,6 +78,18 @@ function render({ model, el }) {
     wire.close();
     root.remove();
   };
+}
+
+/** Says hello until the kernel answers: a page may be there before its kernel is. @param {Context} ctx */
+function greeter(ctx) {
+  let left = 4;
+  ctx.wire.send("hello");
+  const timer = setInterval(() => {
+    left -= 1;
+    if (ctx.state || left < 0) clearInterval(timer);
+    else ctx.wire.send("hello");
+  }, 4000);
+  return timer;
 }
 
 /** @param {HTMLElement} help @param {TopBar} top */

@@ -83,7 +83,7 @@ function speedCard(ctx, patches) {
   return card(readings(patches, [
     ["device", () => ctx.state.facts?.device ?? "—"],
     ...rows,
-    ["EC-SGD overhead", () => overheadText(ctx), "time of an EC-SGD iteration beside an SGD iteration, medians of the last 100"],
+    ["EC overhead", () => overheadText(ctx), "time of an EC-SGD iteration beside an SGD iteration, medians of the last 100"],
   ]));
 }
 

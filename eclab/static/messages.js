@@ -37,8 +37,8 @@ export function connect(ctx) {
   wire.on("message", (content) => {
     if (!wire.mine(content.id)) return;
     ctx.notes.show(content.level ?? "info", content.text, { control: wire.controls.get(content.id), where: content.where });
-    if (content.level === "error") ctx.tell("state");
   });
+  wire.used = (control) => ctx.notes.clear(control);
   ctx.fetchVega = () => new Promise((resolve) => {
     wire.on("vega", (_, buffers) => resolve(numbers(buffers[0], Uint8Array)));
     wire.send("vega");

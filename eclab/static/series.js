@@ -112,6 +112,18 @@ export function smoothed(values, weight) {
 }
 
 /**
+ * The moving average's weight for a curve of n points: the slider's value for 500 points, and the same share of the
+ * curve for any other length, so that a long run is not left as noise nor a short one flattened.
+ * @param {number} slider 0 … <1
+ * @param {number} n
+ * @returns {number}
+ */
+export function smoothingFor(slider, n) {
+  const points = (slider / (1 - slider)) * (n / 500);
+  return points / (1 + points);
+}
+
+/**
  * Indices of at most about `limit` points that keep every visible peak: first, lowest, highest and last of each bucket.
  * @param {ArrayLike<number>} values
  * @param {number} limit
@@ -149,26 +161,4 @@ export function nearest(ascending, x) {
     else high = middle;
   }
   return Math.abs(ascending[high] - x) < Math.abs(ascending[low] - x) ? high : low;
-}
-
-/**
- * Rows for one chart: raw and smoothed values of all lanes, thinned.
- * @param {Curves} curves
- * @param {{label: string}[]} lanes
- * @param {string} field
- * @param {{smooth: number, log: boolean, limit: number}} how
- * @returns {{step: number, lane: string, value: number, smooth: number}[]}
- */
-export function chartRows(curves, lanes, field, how) {
-  const rows = [];
-  lanes.forEach((lane, index) => {
-    const { steps, values } = curves.points(index, field);
-    const soft = how.smooth > 0 ? smoothed(values, how.smooth) : values;
-    for (const i of thinned(values, how.limit)) {
-      // a log axis has no place for zero or below
-      if (how.log && !(values[i] > 0 && soft[i] > 0)) continue;
-      rows.push({ step: steps[i], lane: lane.label, value: values[i], smooth: soft[i] });
-    }
-  });
-  return rows;
 }

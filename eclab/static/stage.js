@@ -77,6 +77,7 @@ export class Stage {
     this.picture.setAttribute("width", width);
     this.picture.setAttribute("height", height);
     this.element.dataset.lens = ctx.lens;
+    this.sheet.toggleAttribute("data-crowded", this.layout.columns.some((c) => c.spacing < 13));
     this.edges.rebuild(this.layout, this.#palette());
     this.units.rebuild(this.layout);
     this.marks.rebuild(this.layout);
@@ -91,6 +92,7 @@ export class Stage {
     this.edges.paint();
     this.marks.paint();
     this.units.paint();
+    if (this.ctx.hover && !this.press) write(this.tip, this.#tipText(this.ctx.hover));
   }
 
   mark() {

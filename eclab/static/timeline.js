@@ -34,9 +34,12 @@ export class Timeline {
   }
 
   build() {
+    const lanes = JSON.stringify(this.ctx.state.lanes ?? []);
+    if (lanes === this.built) return this.patch();
+    this.built = lanes;
     this.rows.clear();
     fill(this.lanes, ...(this.ctx.state.lanes ?? []).map((lane) => this.#lane(lane)));
-    this.patch();
+    return this.patch();
   }
 
   /** @param {any} lane */
@@ -74,7 +77,7 @@ export class Timeline {
       const gone = now.state === "diverged";
       write(verdict, gone ? "diverged" : accuracyText(now));
       verdict.dataset.tone = gone ? "bad" : "";
-      verdict.title = gone ? (now.verdict ?? "") : "test accuracy";
+      verdict.title = gone ? (now.verdict ?? "") : now.test_acc === null || now.test_acc === undefined ? "training accuracy" : "test accuracy";
       patch(name, "aria-pressed", String(ctx.selection?.kind === "lane" && ctx.selection.lane === lane.name));
     }
     this.#texts(frame);
@@ -91,7 +94,7 @@ export class Timeline {
       this.play.setAttribute("aria-label", label);
     }
     const [done, total] = [frame.step ?? 0, frame.total_steps ?? this.ctx.state?.race?.total_steps ?? 0];
-    write(this.step, total ? `step ${count(done)} / ${count(total)}` : `step ${count(done)}`);
+    write(this.step, total ? `step ${count(done)}\nof ${count(total)}` : `step ${count(done)}`);
     this.bar.firstChild.style.transform = `scaleX(${total ? Math.min(1, done / total) : 0})`;
     patch(this.bar, "aria-valuemax", total || 1);
     patch(this.bar, "aria-valuenow", done);

@@ -30,6 +30,8 @@ export class Wire {
     this.sent = 0;
     /** @type {Map<string, Element>} the control that sent a command, for messages in place */
     this.controls = new Map();
+    /** @type {((control: Element) => void) | null} told when a control is used again */
+    this.used = null;
     /** @type {Map<string, (content: any, buffers: any[]) => void>} */
     this.handlers = new Map();
     this.receive = (content, buffers) => this.handlers.get(content?.type)?.(content, buffers ?? []);
@@ -46,6 +48,7 @@ export class Wire {
     this.sent += 1;
     const id = `${this.prefix}:${this.sent}`;
     if (control) {
+      this.used?.(control);
       this.controls.set(id, control);
       if (this.controls.size > 200) this.controls.delete(this.controls.keys().next().value);
     }
