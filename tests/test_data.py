@@ -410,6 +410,12 @@ def test_no_pickle_is_loaded(place: str, set_by: str, tmp_path: Path, monkeypatc
     assert "cifar10" not in data.available()
 
 
+def test_pickles_beside_the_binary_version_do_no_harm(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(pickle.dumps(Bomb()))
+    assert len(data.load("cifar10", root=tmp_path).x_train) == 20
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -683,6 +689,7 @@ def test_own_data_that_are_refused(train: Any, said: str) -> None:
         ({"test_share": 1.0}, "the test share is 1.0"),
         ({"test_share": float("nan")}, "the test share is nan"),
         ({"test_share": True}, "the test share is True"),
+        ({"test_share": "0.2"}, "the test share is '0.2'"),
         ({"test_share": 0.01}, "leaves none on one side"),
         ({"test_share": 0.99}, "leaves none on one side"),
     ],
