@@ -151,7 +151,7 @@ def _direction(
 
 def _accumulate(
     weight: Tensor,
-    gradient: Tensor | None,
+    gradient: Tensor,
     buffer: Tensor,
     heads: Tensor,
     tails: Tensor,
