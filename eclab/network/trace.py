@@ -91,6 +91,7 @@ class _Trace:
         place[axes[0]] = width
         if name is None:
             self.pin(torch.cat([units, tails.reshape(-1)]), _computed(op))
+            self.foreign.append((units, op.module or op.name))
         else:
             self.edges.append(_Edges(name, kind, units.reshape(place), tails, groups))
         bias_name = self.parameter(bias)
