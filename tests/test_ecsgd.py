@@ -480,7 +480,7 @@ def test_slopes_and_other_parameters_outside_take_the_sgd_step() -> None:
     eclab.start_skeleton_(net)
     slopes = model.get_parameter("8.weight")
     twin = slopes.detach().clone().requires_grad_()
-    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
+    settings: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
     optimizer, sgd = eclab.ECSGD(net, **settings), torch.optim.SGD([twin], **settings)
     for _ in range(5):
         backward(net, x, 1.0)
