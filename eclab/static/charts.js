@@ -2,7 +2,7 @@
 
 import { choice, h, write } from "./dom.js";
 import { count, num, percent } from "./format.js";
-import { nearest, smoothed, smoothingFor, thinned } from "./series.js";
+import { bounds, nearest, smoothed, smoothingFor, thinned } from "./series.js";
 import { dressedSpec, vegaConfig, vegaEmbed } from "./vega.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
@@ -120,7 +120,8 @@ export class Charts {
  * @returns {{x: number, text: string, kind: string}[]}
  */
 export function eventMarks(events, last) {
-  const rows = events.map((e) => ({ x: e.step, text: e.text, kind: e.kind ?? "" }));
+  // the axis says at which step, the inspector says why
+  const rows = events.map((e) => ({ x: e.step, text: e.text.split(":")[0].replace(/ at step [\d,]+/, ""), kind: e.kind ?? "" }));
   const near = Math.max(last, 1) * 0.3;
   rows.forEach((row, k) => {
     const rivals = rows.filter((other, j) => j !== k && other.text && Math.abs(other.x - row.x) < near);
@@ -137,6 +138,7 @@ class Panel {
     Object.assign(this, { charts, ctx: charts.ctx, home: spec.name, spec });
     this.title = choice("", all.map((s) => ({ name: s.name, label: s.title })), spec.name, (name) => {
       this.spec = all.find((s) => s.name === name);
+      this.element.title = this.spec.note ?? "";
       this.draw();
     });
     this.title.classList.add("ec-charttitle");
@@ -144,7 +146,7 @@ class Panel {
     this.reading = h("span", { class: "ec-reading" });
     this.axis = h("button", { type: "button", class: "ec-link", title: "switch between a logarithmic and a linear axis", onclick: () => this.#toggleLog() });
     this.host = h("div", { class: "ec-vega" });
-    this.plot = h("div", { class: "ec-plot" }, this.host);
+    this.plot = h("div", { class: "ec-plot", "data-blank": "drawing the axes …" }, this.host);
     this.element = h("div", { class: "ec-chart" }, h("header", {}, this.title, this.reading, this.axis), this.plot);
     this.generation = 0;
     this.plot.addEventListener("pointermove", (e) => this.#move(e));
@@ -215,22 +217,26 @@ class Panel {
   }
 
   feed() {
-    if (!this.made || !this.element.offsetParent) return;
+    if (!this.made || !this.element.offsetParent) return undefined;
     const [raw, soft] = [[], []];
     const positive = this.log && this.spec.scale !== "symlog";
+    const all = (this.ctx.state?.lanes ?? []).map((_, index) => this.#points(index));
+    const [floor, top] = SHARES.includes(this.spec.column) ? [-Infinity, Infinity] : bounds(all.map((p) => p.values));
     const kept = (value) => !positive || value > 0;
+    const held = (value) => Math.min(Math.max(value, floor), top);
     (this.ctx.state?.lanes ?? []).forEach((lane, index) => {
-      const { steps, values } = this.#points(index);
+      const { steps } = all[index];
+      const values = all[index].values.map(held);
       const calm = smoothed(values, smoothingFor(this.charts.smooth, values.length));
       for (const i of thinned(values, POINTS)) if (kept(values[i])) raw.push({ lane: lane.label, x: steps[i], y: values[i] });
       for (const i of thinned(calm, POINTS)) if (kept(calm[i])) soft.push({ lane: lane.label, x: steps[i], y: calm[i] });
     });
-    this.plot.toggleAttribute("data-blank", raw.length === 0);
-    if (raw.length === 0) return;
+    if (raw.length === 0) return this.plot.setAttribute("data-blank", "press play, and the curve grows here");
+    this.plot.removeAttribute("data-blank");
     this.#data("curve", raw);
     this.#data("smooth", soft);
     this.#data("events", eventMarks(this.ctx.frame?.events ?? [], raw.at(-1).x));
-    this.made.view.runAsync();
+    return this.made.view.runAsync();
   }
 
   /** @param {string} name @param {object[]} rows */
@@ -278,6 +284,12 @@ class Panel {
 
   zoom() {
     this.#signal("domainX", this.charts.domain);
+  }
+
+  close() {
+    this.generation += 1;
+    this.made?.finalize();
+    this.made = null;
   }
 
   /** @param {string} name @param {any} value */

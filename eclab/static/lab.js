@@ -47,7 +47,6 @@ function render({ model, el }) {
   const tools = () => {
     if (!ctx.state) return;
     root.removeAttribute("data-empty");
-    root.dataset.lens = ctx.lens;
     const lens = LENS_PARTS[ctx.lens];
     fill(heading, h("span", { text: `${lens.title}: ` }), h("span", { class: "ec-hint", text: ctx.state.own_model && ctx.lens === "build" ? "your own model" : lens.hint }));
     // a tool that is being typed in is not taken away
@@ -58,6 +57,12 @@ function render({ model, el }) {
     toolbar.dataset.lens = ctx.lens;
     fill(corner, ...(lens.corner?.(ctx) ?? []), ctx.state.lanes.length > 1 ? laneChooser(ctx) : null);
   };
+  // another view of the same lab may have changed the lens
+  wire.settled = () => ctx.lens !== root.dataset.lens && ctx.tell("lens");
+  ctx.on("lens", () => {
+    root.dataset.lens = ctx.lens;
+  });
+  root.dataset.lens = ctx.lens;
   ctx.on(["state", "lens"], tools);
   ctx.on("lens", () => {
     ctx.notes.say(`${LENS_PARTS[ctx.lens].title} lens`);

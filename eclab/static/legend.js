@@ -14,7 +14,9 @@ export function legend(ctx) {
     skeleton.setAttribute("aria-pressed", String(on));
     box.dataset.skeleton = on ? "1" : "0";
     // the picture is the legend's neighbour on the stage
+    const changed = box.parentElement?.hasAttribute("data-skeleton") !== on;
     box.parentElement?.toggleAttribute("data-skeleton", on);
+    if (changed) ctx.tell("view");
   };
   skeleton.addEventListener("click", () => {
     ctx.remember({ skeleton: { ...ctx.settings.skeleton, [ctx.lens]: !shown(ctx) } });

@@ -15,6 +15,7 @@ const ROLES = {
 
 /** @param {Context} ctx */
 export function askPaths(ctx) {
+  ctx.pathsStep = ctx.frame?.step;
   ctx.pathsAsked = ctx.wire.send("paths", { k: 12, active: Boolean(ctx.settings.active) });
 }
 

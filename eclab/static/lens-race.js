@@ -7,6 +7,7 @@ import { colourOf, differencePixels, mapPixels, PlaneMap } from "./maps.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
+const WARM = 30;
 const CLASS_VARS = ["--ec-class0", "--ec-class1", "--ec-lane3", "--ec-lane5", "--ec-lane6", "--ec-lane7"];
 
 /** @param {Context} ctx @returns {HTMLElement[]} */
@@ -90,7 +91,8 @@ function speedCard(ctx, patches) {
 /** @param {Context} ctx */
 export function overheadText(ctx) {
   const share = ctx.frame?.overhead;
-  if (share === null || share === undefined) return "—";
+  // the first steps warm up caches and say nothing
+  if (share === null || share === undefined || ctx.frame.step < WARM) return "—";
   return `${share >= 0 ? "+" : "−"}${num(Math.abs(share), 2)} %`;
 }
 

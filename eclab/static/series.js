@@ -95,6 +95,24 @@ export class Curves {
 }
 
 /**
+ * Between what values a chart is drawn. A lane that explodes leaves at the top instead of pressing all others flat:
+ * beyond a hundred times what nearly all values keep to, points sit on the edge.
+ * @param {ArrayLike<number>[]} curves
+ * @returns {[number, number]}
+ */
+export function bounds(curves) {
+  const sample = [];
+  for (const values of curves) {
+    const stride = Math.max(1, Math.floor(values.length / 400));
+    for (let i = 0; i < values.length; i += stride) sample.push(Math.abs(values[i]));
+  }
+  if (sample.length < 20) return [-Infinity, Infinity];
+  sample.sort((a, b) => a - b);
+  const usual = sample[Math.floor((sample.length - 1) * 0.9)];
+  return usual > 0 ? [-100 * usual, 100 * usual] : [-Infinity, Infinity];
+}
+
+/**
  * Exponential moving average without the bias of its start.
  * @param {ArrayLike<number>} values
  * @param {number} weight 0 (raw) … <1

@@ -41,6 +41,7 @@ export class Stage {
       this.element.dataset.lens = ctx.lens;
       if (this.layout) drawOverlay(ctx, this.overlay, this.layout);
       this.mark();
+      this.paint();
     });
     ctx.on(["frame", "view"], () => this.paint());
     ctx.on(["selection", "hover", "inspect", "lit"], () => this.mark());

@@ -58,6 +58,7 @@ export class Timeline {
     const name = h("button", { type: "button", class: "ec-lanebutton", title: `about ${lane.label}`, onclick: pick },
       h("i", { class: "ec-swatch", style: `background:var(--ec-lane${lane.colour % 8})` }), h("span", { text: lane.label }));
     const verdict = h("b", { class: "ec-lanestate" });
+    rate.hidden = lane.lr === null || lane.lr === undefined;
     const row = h("div", { class: "ec-lane", role: "listitem" }, name, rate, verdict);
     this.rows.set(lane.name, { row, name, rate: rate.control, verdict, lane });
     return row;
@@ -98,8 +99,9 @@ export class Timeline {
     this.bar.firstChild.style.transform = `scaleX(${total ? Math.min(1, done / total) : 0})`;
     patch(this.bar, "aria-valuemax", total || 1);
     patch(this.bar, "aria-valuenow", done);
-    this.play.disabled = Boolean(frame.finished);
-    this.stepButton.disabled = Boolean(frame.running || frame.finished);
+    const still = this.ctx.state?.trainable === false;
+    this.play.disabled = Boolean(frame.finished || still);
+    this.stepButton.disabled = Boolean(frame.running || frame.finished || still);
     this.stopButton.disabled = !frame.running;
     this.resetButton.disabled = !frame.running && !done;
   }
@@ -110,9 +112,11 @@ export class Timeline {
     const slowest = speeds.length ? Math.min(...speeds.map(([, v]) => Number(v))) : null;
     const parts = [];
     if (slowest !== null) parts.push(`${brief(slowest)} steps/s`);
-    if (frame.overhead !== null && frame.overhead !== undefined) parts.push(`EC step ${overheadText(this.ctx)}`);
-    if (frame.finished) parts.push("finished");
-    write(this.speed, parts.join(" · ") || "all lanes train in lockstep on the same batches");
+    if (overheadText(this.ctx) !== "—") parts.push(`EC step ${overheadText(this.ctx)}`);
+    if (frame.finished) parts.push("finished: ↺ starts anew");
+    const idle = this.ctx.state?.trainable === false ? "no labels were given, so there is nothing to train: eclab.Lab(model, x, y)"
+      : "all lanes train in lockstep on the same batches";
+    write(this.speed, parts.join(" · ") || idle);
     this.speed.title = speeds.map(([lane, v]) => `${lane}: ${brief(Number(v))} steps/s`).join("\n");
     const event = frame.events?.at(-1);
     write(this.eventLine, event ? (event.text.includes("step") ? event.text : `${event.text} at step ${count(event.step)}`) : "");

@@ -36,6 +36,9 @@ export class Wire {
     this.handlers = new Map();
     this.receive = (content, buffers) => this.handlers.get(content?.type)?.(content, buffers ?? []);
     model.on("msg:custom", this.receive);
+    /** @type {(() => void) | null} */
+    this.settled = null;
+    model.on("change:settings", (this.changed = () => this.settled?.()));
   }
 
   /**
@@ -68,6 +71,7 @@ export class Wire {
 
   close() {
     this.model.off("msg:custom", this.receive);
+    this.model.off("change:settings", this.changed);
     this.handlers.clear();
     this.controls.clear();
   }

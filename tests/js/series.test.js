@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { Curves, nearest, smoothed, smoothingFor, thinned } from "../../eclab/static/series.js";
+import { bounds, Curves, nearest, smoothed, smoothingFor, thinned } from "../../eclab/static/series.js";
 
 const NAMES = ["lane", "step", "loss", "test_acc"];
 const rows = (from, to) => Float64Array.from({ length: (to - from) * 4 }, (_, i) => {
@@ -65,4 +65,13 @@ test("nearest", () => {
   assert.equal(nearest([1, 2, 10], 7), 2);
   assert.equal(nearest([1, 2, 10], 5), 1);
   assert.equal(nearest([1, 2, 10], 99), 2);
+});
+
+test("a lane that explodes does not press the others flat", () => {
+  const calm = Float64Array.from({ length: 1000 }, () => 0.5);
+  const wild = Float64Array.from({ length: 30 }, (_, i) => 10 ** i);
+  const [low, high] = bounds([calm, wild]);
+  assert.ok(high >= 5 && high <= 500 && low === -high);
+  assert.deepEqual(bounds([[1, 2, 3]]), [-Infinity, Infinity]);
+  assert.deepEqual(bounds([new Float64Array(50)]), [-Infinity, Infinity]);
 });
