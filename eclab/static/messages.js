@@ -50,6 +50,7 @@ export function connect(ctx) {
 function takeState(ctx, state) {
   const before = ctx.state;
   ctx.state = state;
+  if (before && JSON.stringify(before.spec) !== JSON.stringify(state.spec)) ctx.notes.sweep();
   if (before && before.run !== state.run && state.run !== undefined) {
     ctx.curves.clear(state.run);
     ctx.map = null;

@@ -7,7 +7,7 @@ import { ringRadius } from "./scales.js";
 
 /** @typedef {import("./geometry.js").Layout} Layout */
 /** @typedef {import("./lab-context.js").Context} Context */
-/** @typedef {{group: SVGGElement, ring: SVGElement | null, tag: SVGElement | null, layer: number, unit: number, half: number}} Mark */
+/** @typedef {{group: SVGGElement, ring: SVGElement | null, tag: SVGElement | null, layer: number, unit: number, half: number, crowded: boolean}} Mark */
 
 export class Units {
   /** @param {Context} ctx @param {SVGElement} group */
@@ -44,13 +44,13 @@ export class Units {
     const hidden = layer > 0 && layer < this.ctx.state.layers.length - 1;
     if (hidden && state === "pinned") group.append(svg("path", { d: hatch(half), class: "ec-hatch" }));
     if (rest && ring) group.append(rest, ring);
-    const tag = free ? svg("text", { x: half + 9, y: -half - 3, class: "ec-tag" }) : null;
+    const tag = free ? svg("text", { x: half + 9, y: -half - 3, class: column.spacing < 34 ? "ec-tag ec-tagsmall" : "ec-tag" }) : null;
     if (tag) group.append(tag);
     const why = hidden && state !== "free" && reason ? `, ${state}: ${reason}` : "";
     group.setAttribute("aria-label", this.ctx.unitName(layer, spot.index) + why);
     if (column.spacing >= 16 && isEnd(this.ctx, layer)) group.append(endText(column, spot, layer === 0));
     this.group.append(group);
-    this.marks.set(`${layer}:${spot.index}`, { group, ring, tag, layer, unit: spot.index, half });
+    this.marks.set(`${layer}:${spot.index}`, { group, ring, tag, layer, unit: spot.index, half, crowded: column.spacing < 34 });
   }
 
   /** New scales. */
@@ -63,8 +63,9 @@ export class Units {
       const picked = chosen?.kind === "unit" && chosen.layer === mark.layer && chosen.unit === mark.unit;
       patch(mark.ring, "r", ringRadius(c, mark.half).toFixed(1));
       patch(mark.group, "data-moved", moved ? "1" : "0");
-      patch(mark.tag, "x", (Math.max(ringRadius(c, mark.half), mark.half) * 0.75 + 6).toFixed(1));
-      patch(mark.tag, "y", (-Math.max(ringRadius(c, mark.half), mark.half) * 0.75 - 2).toFixed(1));
+      const edge = Math.max(ringRadius(c, mark.half), ringRadius(1, mark.half));
+      patch(mark.tag, "x", (mark.crowded ? edge + 4 : edge * 0.75 + 6).toFixed(1));
+      patch(mark.tag, "y", (mark.crowded ? 4 : -edge * 0.75 - 2).toFixed(1));
       write(mark.tag, (moved && mark.half > 6) || (picked && moved) ? times(c) : "");
     }
   }
