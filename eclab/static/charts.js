@@ -4,6 +4,7 @@ import { choice, h, write } from "./dom.js";
 import { count, num, percent } from "./format.js";
 import { bounds, nearest, smoothed, smoothingFor, thinned } from "./series.js";
 import { dressedSpec, vegaConfig, vegaEmbed } from "./vega.js";
+import { paced } from "./wire.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
@@ -17,6 +18,7 @@ export class Charts {
   /** @param {Context} ctx */
   constructor(ctx) {
     this.ctx = ctx;
+    this.point = paced(40, (step) => this.panels.forEach((p) => p.point(step)));
     this.grid = h("div", { class: "ec-charts" });
     const smooth = h("input", { type: "range", class: "ec-slider ec-small", min: 0, max: 0.98, step: 0.02, "aria-label": "smoothing of the curves" });
     const now = h("span", { class: "ec-mute" });
@@ -105,11 +107,6 @@ export class Charts {
     if (this.waiting.length > 0) this.ctx.tellSoon("curves");
   }
 
-  /** @param {number | null} step */
-  point(step) {
-    this.panels.forEach((p) => p.point(step));
-  }
-
   /** @param {[number, number] | null} domain */
   zoom(domain) {
     this.domain = domain;
@@ -119,6 +116,7 @@ export class Charts {
 
   close() {
     this.observer.disconnect();
+    this.point.cancel();
     this.panels.forEach((p) => p.close());
   }
 }
