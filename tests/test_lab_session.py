@@ -271,7 +271,11 @@ def test_other_data_fit_the_network_to_them(page: Page):
     assert page.state()["layers"][1]["kind"] == "conv"
     message = page.ask("data", name="xor")
     assert message["level"] == "info"
-    assert page.state()["facts"]["net"].startswith("2-6-6-4-2")
+    assert page.state()["facts"]["net"].startswith("2-6b-6b-4b-2b")
+    page.send("undo")
+    page.send("preset", name="dense")
+    assert "direction" in page.ask("data", name="circle")["text"]
+    assert page.state()["facts"]["net"].startswith("2-16b-16b-2b")
     assert "nope" in page.error("data", name="nope")
     assert "needs pictures" in page.error("preset", name="conv")
     assert "no preset" in page.error("preset", name="nope")
