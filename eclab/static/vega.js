@@ -28,7 +28,7 @@ const EXPONENT = "(log(datum.value) / LN10)";
 const DECADE = `abs(${EXPONENT} - round(${EXPONENT})) < 1e-6`;
 const LEADING = `round(datum.value / pow(10, floor(${EXPONENT} + 1e-9)))`;
 const SPAN = "log(domain('y')[1] / domain('y')[0]) / LN10";
-const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.45 && indexof([2, 5], ${LEADING}) < 0))`;
+const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.8 && indexof([2, 5], ${LEADING}) < 0))`;
 
 /**
  * The compiled specification as this page shows it: lanes and axes in the page's colours, the axis asked for.
