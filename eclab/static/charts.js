@@ -8,8 +8,10 @@ import { paced } from "./wire.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
-const POINTS = 320; // a line, in a chart about as many pixels wide
-const BUDGET = 12; // milliseconds
+// a line, in a chart about as many pixels wide
+const POINTS = 320;
+// milliseconds
+const BUDGET = 12;
 const SHOWN = ["loss", "accuracy", "gauge"];
 const SHARES = ["test_acc", "train_acc"];
 

@@ -140,6 +140,19 @@ export function tick(label, on, act) {
   return field;
 }
 
+/**
+ * Draws anew what may hold the focus, and gives it back to the control of the same name.
+ * @param {HTMLElement} host @param {() => void} draw
+ */
+export function refocused(host, draw) {
+  const { activeElement } = /** @type {Document} */ (host.getRootNode());
+  const name = host.contains(activeElement) ? activeElement?.getAttribute("aria-label") : null;
+  draw();
+  if (!name) return;
+  const again = [...host.querySelectorAll("[aria-label]")].find((e) => e.getAttribute("aria-label") === name);
+  /** @type {HTMLElement | undefined} */ (again)?.focus({ preventScroll: true });
+}
+
 /** Puts children in place of all former ones. @param {Element} element @param {...(Node | null)} children */
 export function fill(element, ...children) {
   element.replaceChildren(...children.filter((c) => c !== null));

@@ -8,7 +8,8 @@ import { largeWeight, weightLook } from "./scales.js";
 /** @typedef {import("./lab-context.js").Context} Context */
 /** @typedef {{element: SVGElement, link: number, tail: number, head: number}} Line */
 
-export const SVG_EDGES = 500; // more than this and the lines go to the canvas
+// more than this and the lines go to the canvas
+export const SVG_EDGES = 500;
 const LEVELS = 8;
 
 /** One number for an edge: link below 2¹³, units below 2²⁰. @param {number} link @param {number} tail @param {number} head */

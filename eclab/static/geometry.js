@@ -9,7 +9,8 @@
  */
 
 export const HEAD = 57; // room for the layers' names
-export const FOOT = 56; // room for the Build handles
+// room for the Build handles
+export const FOOT = 56;
 const SIDE = 62;
 const MIN_GAP = 66;
 

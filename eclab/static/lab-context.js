@@ -22,19 +22,22 @@ export class Context {
     /** @type {Map<number, {rows: number, cols: number, offset: number}>} */ this.blocks = new Map();
     /** @type {Selection} */ this.selection = null;
     /** @type {Selection} */ this.hover = null;
-    /** @type {any} */ this.answer = null; // what is known about the selection
+    // what is known about the selection
+    /** @type {any} */ this.answer = null;
     /** @type {any} */ this.hoverAnswer = null;
     /** @type {any} */ this.paths = null;
     /** @type {any} */ this.same = null;
     /** @type {any} */ this.map = null;
-    /** @type {any[] | null} */ this.lit = null; // a path lit by the paths table
+    // a path lit by the paths table
+    /** @type {any[] | null} */ this.lit = null;
     /** @type {any[]} */ this.charts = [];
     this.curves = new Curves();
     /** @type {Map<string, number>} scales being dragged, by "layer:unit" */
     this.dragged = new Map();
     /** @type {Map<string, number>} drags that are over, and until when the kernel's answer is waited for */
     this.settling = new Map();
-    this.everyLane = true; // whether a rescaling goes to all lanes
+    // whether a rescaling goes to all lanes
+    this.everyLane = true;
     /** @type {Map<Topic, Set<() => void>>} */ this.ears = new Map();
   }
 

@@ -1,7 +1,7 @@
 // The lab: puts the parts together and connects them to the kernel.
 
 import { Charts } from "./charts.js";
-import { fill, h } from "./dom.js";
+import { fill, h, refocused } from "./dom.js";
 import { Inspector } from "./inspector.js";
 import { helpPanel, listenKeys } from "./keys.js";
 import { Context } from "./lab-context.js";
@@ -49,13 +49,10 @@ function render({ model, el }) {
     root.removeAttribute("data-empty");
     const lens = LENS_PARTS[ctx.lens];
     fill(heading, h("span", { text: `${lens.title}: ` }), h("span", { class: "ec-hint", text: ctx.state.own_model && ctx.lens === "build" ? "your own model" : lens.hint }));
-    // a tool that is being typed in is not taken away
-    if (!toolbar.contains(root.getRootNode().activeElement) || toolbar.dataset.lens !== ctx.lens) {
-      const held = [...toolbar.querySelectorAll(":scope > .ec-note")];
-      fill(toolbar, ...lens.toolbar(ctx), ...held);
-    }
+    const held = toolbar.dataset.lens === ctx.lens ? [...toolbar.querySelectorAll(":scope > .ec-note")] : [];
+    refocused(toolbar, () => fill(toolbar, ...lens.toolbar(ctx), ...held));
     toolbar.dataset.lens = ctx.lens;
-    fill(corner, ...(lens.corner?.(ctx) ?? []), ctx.state.lanes.length > 1 ? laneChooser(ctx) : null);
+    refocused(corner, () => fill(corner, ...(lens.corner?.(ctx) ?? []), ctx.state.lanes.length > 1 ? laneChooser(ctx) : null));
   };
   // another view of the same lab may have changed the lens
   wire.settled = () => ctx.lens !== root.dataset.lens && ctx.tell("lens");

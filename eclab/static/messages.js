@@ -5,7 +5,8 @@ import { numbers } from "./wire.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
-const ASK_AGAIN = 400; // milliseconds between questions about the selection while the race runs
+// milliseconds between questions about the selection while the race runs
+const ASK_AGAIN = 400;
 
 /** @param {Context} ctx */
 export function connect(ctx) {

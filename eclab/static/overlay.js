@@ -1,6 +1,6 @@
 // HTML over the picture: the layers' names, the way through folded layers, the Build handles.
 
-import { fill, h, iconButton } from "./dom.js";
+import { fill, h, iconButton, refocused } from "./dom.js";
 import { count } from "./format.js";
 import { HEAD, FOOT } from "./geometry.js";
 
@@ -13,14 +13,14 @@ import { HEAD, FOOT } from "./geometry.js";
 export function drawOverlay(ctx, host, layout) {
   const parts = layout.columns.map((column) => heading(ctx, column, layout));
   if (ctx.lens === "build") parts.push(...buildHandles(ctx, layout));
-  fill(host, ...parts);
+  refocused(host, () => fill(host, ...parts));
 }
 
 /** @param {Context} ctx @param {import("./geometry.js").Column} column @param {Layout} layout */
 function heading(ctx, column, layout) {
   const layer = ctx.state.layers[column.layer];
   const picked = ctx.selection?.kind === "layer" && ctx.selection.layer === column.layer;
-  const name = h("button", { type: "button", class: "ec-layername", "aria-pressed": String(picked), text: layer.label,
+  const name = h("button", { type: "button", class: "ec-layername", "aria-label": layer.label, "aria-pressed": String(picked), text: layer.label,
     title: `select ${layer.label}`, onclick: () => ctx.select({ kind: "layer", layer: column.layer }) });
   const below = column.folded ? pager(ctx, column.layer) : h("span", { class: "ec-layersize", text: sizeText(layer) });
   return h("div", { class: "ec-heading", style: `left:${column.x}px;max-width:${Math.max(layout.gap, 70)}px` }, name, below);
@@ -56,7 +56,8 @@ function buildHandles(ctx, layout) {
   const { layers } = ctx.state;
   const top = layout.height - FOOT + (layout.gap < 126 ? 2 : 8);
   const parts = [];
-  const low = layout.gap < 126 ? 25 : 0; // too narrow for both side by side
+  // too narrow for both side by side
+  const low = layout.gap < 126 ? 25 : 0;
   layout.columns.forEach((column, index) => {
     const layer = layers[index];
     if (index > 0 && index < layers.length - 1) parts.push(widthHandle(ctx, layer, index, column.x, top, low > 0));

@@ -1,6 +1,7 @@
 // The logarithmic scale of a unit: slider, ring and colour strength. No DOM.
 
-export const DECADES = 3; // the slider reaches from 10⁻³ to 10³
+// the slider reaches from 10⁻³ to 10³
+export const DECADES = 3;
 
 /**
  * @param {number} position of the slider, in decades

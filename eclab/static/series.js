@@ -14,7 +14,8 @@ export class Curves {
   /** @param {number} run */
   clear(run) {
     this.run = run;
-    this.count = 0; // records of all lanes received so far
+    // records of all lanes received so far
+    this.count = 0;
     /** @type {Map<number, {n: number, columns: Record<string, Float64Array>}>} */
     this.lanes = new Map();
     this.version = (this.version ?? 0) + 1;

@@ -102,11 +102,10 @@ export class Stage {
     this.units.mark();
     this.units.paint();
     this.sheet.toggleAttribute("data-lit", lit.length > 0);
-    for (const name of this.overlay.querySelectorAll(".ec-layername")) {
-      const index = [...this.overlay.querySelectorAll(".ec-layername")].indexOf(name);
-      const picked = this.ctx.selection?.kind === "layer" && this.ctx.selection.layer === index;
-      name.setAttribute("aria-pressed", String(picked));
-    }
+    const { selection } = this.ctx;
+    this.overlay.querySelectorAll(".ec-layername").forEach((name, index) => {
+      name.setAttribute("aria-pressed", String(selection?.kind === "layer" && selection.layer === index));
+    });
     this.#caption();
   }
 
@@ -136,9 +135,14 @@ export class Stage {
     if (this.press) return this.#drag(x, y);
     if (event.target.closest?.("button")) return this.#hover(null);
     const unit = unitAt(this.layout, x, y);
-    const edge = unit ? null : nearestEdge(this.layout, this.ctx.state.links, (l, t, h2) => this.edges.strength(l, t, h2), x, y);
+    const edge = unit ? null : this.#edgeAt(x, y);
     this.#hover(unit ? { kind: "unit", ...unit } : edge ? { kind: "edge", ...edge } : null, x, y);
     return undefined;
+  }
+
+  /** @param {number} x @param {number} y */
+  #edgeAt(x, y) {
+    return nearestEdge(this.layout, this.ctx.state.links, (...edge) => this.edges.strength(...edge), x, y);
   }
 
   /** @param {import("./lab-context.js").Selection} what @param {number} [x] @param {number} [y] */
@@ -189,7 +193,7 @@ export class Stage {
     if (event.button !== 0 || !this.layout || event.target.closest?.("button")) return;
     const [x, y] = this.#place(event);
     const unit = unitAt(this.layout, x, y);
-    const edge = unit ? null : nearestEdge(this.layout, this.ctx.state.links, (l, t, h2) => this.edges.strength(l, t, h2), x, y);
+    const edge = unit ? null : this.#edgeAt(x, y);
     if (unit) {
       this.ctx.select({ kind: "unit", ...unit });
       this.units.focus(unit.layer, unit.unit);

@@ -114,10 +114,14 @@ export class Timeline {
     patch(this.bar, "aria-valuemax", total || 1);
     patch(this.bar, "aria-valuenow", done);
     const still = this.ctx.state?.trainable === false;
-    this.play.disabled = Boolean(frame.finished || still);
-    this.stepButton.disabled = Boolean(frame.running || frame.finished || still);
-    this.stopButton.disabled = !frame.running;
-    this.resetButton.disabled = !frame.running && !done;
+    const off = [frame.finished || still, frame.running || frame.finished || still, !frame.running, !frame.running && !done];
+    const buttons = [this.play, this.stepButton, this.stopButton, this.resetButton];
+    const held = buttons.indexOf(this.element.getRootNode().activeElement);
+    buttons.forEach((one, k) => {
+      one.disabled = Boolean(off[k]);
+    });
+    // a button that was pressed and is off now hands the focus on, or the keys would stop working
+    if (held >= 0 && off[held]) buttons.find((one) => !one.disabled)?.focus();
   }
 
   /** @param {any} frame */

@@ -9,7 +9,8 @@ import { ringRadius } from "./scales.js";
 /** @typedef {import("./lab-context.js").Context} Context */
 /** @typedef {{group: SVGGElement, ring: SVGElement | null, tag: SVGElement | null, layer: number, unit: number, half: number, spacing: number}} Mark */
 
-const CROWDED = 34; // pixels between units below which scales are written small, beside the ring
+// pixels between units below which scales are written small, beside the ring
+const CROWDED = 34;
 
 export class Units {
   /** @param {Context} ctx @param {SVGElement} group */
