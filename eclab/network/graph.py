@@ -27,7 +27,7 @@ class Op:
     Attributes:
         kind: ``"input"``, ``"parameter"``, ``"buffer"``, ``"constant"``, ``"call"`` or ``"output"``.
         target: the operation's name (``"aten.conv2d.default"``), or the name of the parameter, buffer or input.
-        args, kwargs: its arguments, other operations' values as :class:`Ref`.
+        args, kwargs: its arguments, other operations' values as :class:`Ref`; of a constant, its value.
         shape: the shape of its value; empty where that is no tensor.
         module: path of the module it came from, for messages.
     """
@@ -124,7 +124,8 @@ def _operations(program: Any) -> list[Op]:
     for node in program.graph.nodes:
         if node.op == "placeholder":
             kind, target = kinds.get(node.name, ("input", node.name))
-            operation = Op(kind, target, shape=_shape(node))
+            value = (program.constants[target],) if kind == "constant" else ()
+            operation = Op(kind, target, value, shape=_shape(node))
         elif node.op == "output":
             outputs = tuple(Ref(numbers[arg]) for arg in node.args[0] if getattr(arg, "name", None) in user_outputs)
             operation = Op("output", "output", args=outputs)

@@ -13,6 +13,7 @@ from eclab.network.network import TracedNetwork
 
 Call = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
 
+_SIZED = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"})
 _NOISE = frozenset({"aten.dropout", "aten.feature_dropout"})
 
 
@@ -46,6 +47,7 @@ def run(
         One value per entry of ``net.operations``.
     """
     inputs = iter(inputs_of(x))
+    batch = _Batch(net, x)
     own = dict(net.model.named_parameters(remove_duplicate=False)) | dict(net.model.named_buffers())
     given = parameters or {}
     values: list[Any] = []
@@ -55,12 +57,30 @@ def run(
             value = _converted(next(inputs), like)
         elif op.kind in ("parameter", "buffer"):
             value = _converted(given.get(op.target, own[op.target]), like)
+        elif op.kind == "constant":
+            value = _converted(op.args[0], like)
         elif op.kind == "output":
             value = tuple(values[ref] for ref in op.refs())
         else:
-            value = call(op, _filled(op.args, values), {key: _filled(item, values) for key, item in op.kwargs})
+            args = batch.fitted(op, _filled(op.args, values))
+            value = call(op, args, {key: _filled(item, values) for key, item in op.kwargs})
         values.append(value)
     return values
+
+
+class _Batch:
+    """The batch size, which ``x.view(len(x), -1)`` has left in the operations as a number."""
+
+    def __init__(self, net: TracedNetwork, x: Any) -> None:
+        self.traced = next(op.shape[0] for op in net.operations if op.kind == "input")
+        self.given = inputs_of(x)[0].shape[0]
+
+    def fitted(self, op: Op, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of an operation with the given batch size in place of the traced one."""
+        sized = op.name in _SIZED and op.shape[:1] == (self.traced,) and args[1][:1] == (self.traced,)
+        if self.given == self.traced or not sized:
+            return args
+        return (args[0], (self.given, *args[1][1:]), *args[2:])
 
 
 def _converted(value: Tensor, like: Tensor | None) -> Tensor:

@@ -82,7 +82,7 @@ def top_paths(net: TracedNetwork, k: int = 10, x: Any = None) -> list[TopPath]:
     Source: V. Jiménez and A. Marzal, Computing the K shortest paths: a new algorithm and an experimental comparison
     (WAE 1999), the recursive enumeration algorithm, on ``−log |w|``.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if type(k) is not int or k < 1:
         raise SettingError(f"k is {k!r}", allowed="a whole number of at least 1")
     on: NDArray[np.bool_] | None = None
     if x is not None:

@@ -135,7 +135,7 @@ def _avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -
     summed = _window_sum(mantissa, named, left, size)
     present = mantissa.new_ones(1, 1, *mantissa.shape[2:])
     if named.get("divisor_override"):
-        n = torch.full_like(present, named["divisor_override"])[..., *[slice(1)] * len(size)]
+        n = present.new_full((1,) * present.ndim, named["divisor_override"])
     elif named["count_include_pad"]:
         around = [width for axis in reversed(left) for width in (axis, axis)]
         n = _window_sum(functional.pad(present, around, value=1.0), named, (0,) * len(size), size)

@@ -1,0 +1,140 @@
+// What the kernel says, and what becomes of it.
+
+import { askPaths } from "./lens-paths.js";
+import { numbers } from "./wire.js";
+
+/** @typedef {import("./lab-context.js").Context} Context */
+
+const ASK_AGAIN = 400; // milliseconds between questions about the selection while the race runs
+
+/** @param {Context} ctx */
+export function connect(ctx) {
+  const { wire } = ctx;
+  wire.on("state", (content) => takeState(ctx, content));
+  wire.on("frame", (content, buffers) => takeFrame(ctx, content, buffers));
+  wire.on("history", (content, buffers) => {
+    ctx.curves.replace(content.columns ?? [], numbers(buffers[0], Float64Array), content.next ?? 0, content.run ?? ctx.curves.run);
+    ctx.tell("curves");
+  });
+  wire.on("charts", (content) => {
+    ctx.charts = content.charts ?? [];
+    ctx.tell("charts");
+  });
+  wire.on("inspect", (content) => takeInspect(ctx, content));
+  wire.on("paths", (content) => {
+    if (!wire.mine(content.id)) return;
+    ctx.paths = content;
+    ctx.tell("paths");
+  });
+  wire.on("same", (content) => {
+    if (!wire.mine(content.id)) return;
+    ctx.same = content;
+    ctx.notes.say(content.text ?? (content.same ? "one class" : "different classes"));
+    ctx.tell("same");
+  });
+  wire.on("map", (content, buffers) => takeMap(ctx, content, buffers));
+  wire.on("file", (content) => wire.mine(content.id) && download(content.name, content.text));
+  wire.on("message", (content) => {
+    if (!wire.mine(content.id)) return;
+    ctx.notes.show(content.level ?? "info", content.text, { control: wire.controls.get(content.id), where: content.where });
+    if (content.level === "error") ctx.tell("state");
+  });
+  ctx.fetchVega = () => new Promise((resolve) => {
+    wire.on("vega", (_, buffers) => resolve(numbers(buffers[0], Uint8Array)));
+    wire.send("vega");
+  });
+}
+
+/** @param {Context} ctx @param {any} state */
+function takeState(ctx, state) {
+  const before = ctx.state;
+  ctx.state = state;
+  if (before && before.run !== state.run && state.run !== undefined) {
+    ctx.curves.clear(state.run);
+    ctx.map = null;
+    ctx.tell("curves");
+  }
+  const shape = (s) => JSON.stringify([s?.layers.map((l) => [l.name, l.width]), s?.links]);
+  const rebuilt = before && shape(before) !== shape(state);
+  if (rebuilt) forget(ctx);
+  ctx.tell("state");
+  if (ctx.lens === "paths" && (rebuilt || !ctx.paths)) askPaths(ctx);
+  if (ctx.selection) ctx.ask();
+}
+
+/** Another network: old answers, weights and selections beyond its end are void. @param {Context} ctx */
+function forget(ctx) {
+  [ctx.paths, ctx.same, ctx.lit, ctx.answer, ctx.hover, ctx.hoverAnswer] = [null, null, null, null, null, null];
+  ctx.blocks.clear();
+  ctx.dragged.clear();
+  if (ctx.frame) ctx.frame = { ...ctx.frame, kernels: [], scales: {} };
+  const { selection, state } = ctx;
+  const layer = selection && "layer" in selection ? state.layers[selection.layer] : null;
+  const gone = selection?.kind === "edge" || (selection && "layer" in selection && (!layer || ("unit" in selection && selection.unit >= layer.width)));
+  if (gone) ctx.selection = null;
+}
+
+/** @param {Context} ctx @param {any} frame @param {any[]} buffers */
+function takeFrame(ctx, frame, buffers) {
+  if (frame.n !== undefined) ctx.wire.send("ack", { n: frame.n });
+  if (!ctx.state) return;
+  const { curve, run } = frame;
+  if (run !== undefined && run !== ctx.curves.run) ctx.curves.clear(run);
+  if (curve && !ctx.curves.append(curve.columns ?? [], numbers(buffers[0], Float64Array), curve.from ?? 0)) ctx.wire.send("history");
+  ctx.frame = frame;
+  if (frame.blocks) {
+    ctx.weights = numbers(buffers[1], Float32Array);
+    ctx.blocks = new Map(frame.blocks.map((b) => [b.link, b]));
+  }
+  for (const [key, seen] of ctx.settling) {
+    if ((frame.n ?? seen + 1) <= seen) continue;
+    ctx.settling.delete(key);
+    ctx.dragged.delete(key);
+  }
+  ctx.tellSoon("frame");
+  ctx.tellSoon("curves");
+  const now = performance.now();
+  const moved = frame.step !== ctx.askedStep;
+  if (ctx.selection && ctx.selection.kind !== "lane" && moved && now - (ctx.askedAt ?? 0) > ASK_AGAIN && ctx.settling.size === 0) {
+    [ctx.askedAt, ctx.askedStep] = [now, frame.step];
+    ctx.ask();
+  }
+}
+
+/** @param {Context} ctx @param {any} content */
+function takeInspect(ctx, content) {
+  if (content.id === ctx.asked) {
+    ctx.answer = content;
+    ctx.tell("inspect");
+  } else if (content.id === ctx.hoverAsked) {
+    ctx.hoverAnswer = content;
+    ctx.tell("inspect");
+  } else if (ctx.wire.mine(content.id) && ctx.selection && content.kind === ctx.selection.kind && content.id) {
+    // an earlier answer about the same thing, still better than none while dragging
+    const same = Object.entries(ctx.selection).every(([k, v]) => content[k] === v);
+    if (same) ctx.answer = content;
+    if (same) ctx.tell("inspect");
+  }
+}
+
+/** @param {Context} ctx @param {any} content @param {any[]} buffers */
+function takeMap(ctx, content, buffers) {
+  const lanes = content.lanes.length;
+  ctx.map = {
+    ...content,
+    images: content.lanes.map((_, k) => numbers(buffers[k], Uint8Array)),
+    difference: lanes > 1 ? numbers(buffers[lanes], Uint8Array) : null,
+    points: numbers(buffers[lanes > 1 ? lanes + 1 : lanes], Float32Array),
+  };
+  ctx.mapOn = true;
+  ctx.tellSoon("map");
+}
+
+/** Hand a text to the browser as a file. @param {string} name @param {string} text */
+function download(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  const link = document.createElement("a");
+  [link.href, link.download] = [url, name];
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}

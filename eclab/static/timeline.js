@@ -1,0 +1,124 @@
+// The timeline: transport, lanes, speed. The curves beside it live in charts.js.
+
+import { entry, fill, h, icon, iconButton, patch, write } from "./dom.js";
+import { brief, count, num, parseNumber, percent } from "./format.js";
+import { laneNow, overheadText } from "./lens-race.js";
+
+/** @typedef {import("./lab-context.js").Context} Context */
+
+export class Timeline {
+  /** @param {Context} ctx @param {HTMLElement} charts */
+  constructor(ctx, charts) {
+    this.ctx = ctx;
+    this.play = iconButton("play", "play (Space)", () => this.toggle(), "ec-play");
+    this.stepButton = iconButton("step", "one step (.)", () => ctx.wire.send("step", {}, this.stepButton));
+    this.stopButton = iconButton("stop", "stop", () => ctx.wire.send("stop", {}, this.stopButton));
+    this.resetButton = iconButton("reset", "back to the start weights", () => ctx.wire.send("reset", {}, this.resetButton));
+    this.step = h("span", { class: "ec-step" });
+    this.bar = h("div", { class: "ec-progress", role: "progressbar", "aria-label": "steps done", "aria-valuemin": 0 }, h("i"));
+    this.lanes = h("div", { class: "ec-lanes", role: "list", "aria-label": "lanes" });
+    this.speed = h("div", { class: "ec-speed" });
+    this.eventLine = h("div", { class: "ec-speed ec-events" });
+    this.transport = h("div", { class: "ec-transport" },
+      h("div", { class: "ec-buttons" }, this.play, this.stepButton, this.stopButton, this.resetButton, this.step), this.bar);
+    this.region = h("div", { class: "ec-control" }, this.transport, this.lanes, this.speed, this.eventLine);
+    this.element = h("section", { class: "ec-timeline", "aria-label": "timeline" }, this.region, charts);
+    /** @type {Map<string, any>} */ this.rows = new Map();
+    ctx.on("state", () => this.build());
+    ctx.on(["frame", "selection"], () => this.patch());
+  }
+
+  /** Play or pause, whichever the race is not doing. */
+  toggle() {
+    this.ctx.wire.send(this.ctx.frame?.running ? "pause" : "play", {}, this.play);
+  }
+
+  build() {
+    this.rows.clear();
+    fill(this.lanes, ...(this.ctx.state.lanes ?? []).map((lane) => this.#lane(lane)));
+    this.patch();
+  }
+
+  /** @param {any} lane */
+  #lane(lane) {
+    const { ctx } = this;
+    const rate = entry("lr", num(lane.lr, 2), (text, control) => {
+      const value = parseNumber(text);
+      if (!Number.isFinite(value)) {
+        ctx.notes.show("error", `the learning rate is "${text}"; give a number above 0, such as 0.1`, { control });
+        return;
+      }
+      ctx.notes.clear(control);
+      ctx.wire.send("lr", { lane: lane.name, value }, control);
+    }, { "aria-label": `learning rate of ${lane.label}`, size: 5 });
+    const pick = () => ctx.select(ctx.selection?.kind === "lane" && ctx.selection.lane === lane.name ? null : { kind: "lane", lane: lane.name });
+    const name = h("button", { type: "button", class: "ec-lanebutton", title: `about ${lane.label}`, onclick: pick },
+      h("i", { class: "ec-swatch", style: `background:var(--ec-lane${lane.colour % 8})` }), h("span", { text: lane.label }));
+    const verdict = h("b", { class: "ec-lanestate" });
+    const row = h("div", { class: "ec-lane", role: "listitem" }, name, rate, verdict);
+    this.rows.set(lane.name, { row, name, rate: rate.control, verdict, lane });
+    return row;
+  }
+
+  patch() {
+    const { ctx } = this;
+    const frame = ctx.frame ?? {};
+    this.#transport(frame);
+    for (const { name, rate, verdict, lane } of this.rows.values()) {
+      const now = laneNow(ctx, lane);
+      const active = rate.getRootNode().activeElement === rate || rate.getAttribute("aria-invalid");
+      if (!active && now.lr !== undefined) {
+        const text = num(now.lr, 2);
+        if (rate.value !== text) rate.value = text;
+      }
+      const gone = now.state === "diverged";
+      write(verdict, gone ? "diverged" : accuracyText(now));
+      verdict.dataset.tone = gone ? "bad" : "";
+      verdict.title = gone ? (now.verdict ?? "") : "test accuracy";
+      patch(name, "aria-pressed", String(ctx.selection?.kind === "lane" && ctx.selection.lane === lane.name));
+    }
+    this.#texts(frame);
+  }
+
+  /** @param {any} frame */
+  #transport(frame) {
+    const state = frame.running ? "pause" : "play";
+    if (this.play.dataset.state !== state) {
+      this.play.dataset.state = state;
+      fill(this.play, icon(state));
+      const label = `${state} (Space)`;
+      this.play.title = label;
+      this.play.setAttribute("aria-label", label);
+    }
+    const [done, total] = [frame.step ?? 0, frame.total_steps ?? this.ctx.state?.race?.total_steps ?? 0];
+    write(this.step, total ? `step ${count(done)} / ${count(total)}` : `step ${count(done)}`);
+    this.bar.firstChild.style.transform = `scaleX(${total ? Math.min(1, done / total) : 0})`;
+    patch(this.bar, "aria-valuemax", total || 1);
+    patch(this.bar, "aria-valuenow", done);
+    this.play.disabled = Boolean(frame.finished);
+    this.stepButton.disabled = Boolean(frame.running || frame.finished);
+    this.stopButton.disabled = !frame.running;
+    this.resetButton.disabled = !frame.running && !done;
+  }
+
+  /** @param {any} frame */
+  #texts(frame) {
+    const speeds = Object.entries(frame.steps_per_second ?? {}).filter(([, v]) => v !== null && v !== undefined);
+    const slowest = speeds.length ? Math.min(...speeds.map(([, v]) => Number(v))) : null;
+    const parts = [];
+    if (slowest !== null) parts.push(`${brief(slowest)} steps/s`);
+    if (frame.overhead !== null && frame.overhead !== undefined) parts.push(`EC step ${overheadText(this.ctx)}`);
+    if (frame.finished) parts.push("finished");
+    write(this.speed, parts.join(" · ") || "all lanes train in lockstep on the same batches");
+    this.speed.title = speeds.map(([lane, v]) => `${lane}: ${brief(Number(v))} steps/s`).join("\n");
+    const event = frame.events?.at(-1);
+    write(this.eventLine, event ? (event.text.includes("step") ? event.text : `${event.text} at step ${count(event.step)}`) : "");
+    this.eventLine.title = (frame.events ?? []).map((e) => `step ${count(e.step)}: ${e.text}`).join("\n");
+  }
+}
+
+/** @param {any} now */
+function accuracyText(now) {
+  const share = now.test_acc ?? now.train_acc;
+  return share === null || share === undefined ? "" : percent(share);
+}

@@ -1,0 +1,175 @@
+"""The one thread that works for a lab: it runs commands and steps of the race in turn, and nothing else has to wait."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from eclab.widgets.frames import FrameGate
+
+T = TypeVar("T")
+
+log = logging.getLogger("eclab")
+
+_REPLACED_BY_NEWER = ("rescale", "inspect", "window")
+"""Commands of which only the newest counts while they wait in line: a drag or a moving pointer sends many."""
+
+_INTERRUPTING = frozenset({"pause", "stop", "reset", "spec", "edit", "preset", "data", "start", "undo", "redo"})
+"""Commands that a step under way need not finish for."""
+
+
+class Work(Protocol):
+    """What a driver drives; :class:`eclab.widgets.session.LabSession` is one."""
+
+    playing: bool
+    changed: bool
+    gate: FrameGate
+
+    def handle(self, content: Mapping[str, Any]) -> None:
+        """Run one command of the page; never raises."""
+
+    def advance(self) -> None:
+        """One step of the race; never raises."""
+
+    def interrupt(self) -> None:
+        """Called from any thread: give up what takes long at the next chance."""
+
+    def flush(self) -> None:
+        """Send what has changed; never raises."""
+
+
+class Driver:
+    """A queue of commands, a thread that drains it, and between two commands the steps of the race.
+
+    The thread starts with the first command and is a daemon; nothing of the work is ever touched from another thread.
+
+    Args:
+        work: what to drive.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.gate = work, work.gate
+        self._pending: deque[Mapping[str, Any] | Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self.idle = threading.Event()
+        self.idle.set()
+
+    def post(self, content: Mapping[str, Any]) -> None:
+        """Put a page's command in line and return at once."""
+        command = content.get("cmd")
+        if command == "ack":
+            number = content.get("n")
+            self.gate.acknowledge(number if isinstance(number, int) else 0)
+            self._notify()
+            return
+        if command in _INTERRUPTING:
+            self.work.interrupt()
+        with self._wake:
+            if self._pending and _supersedes(content, self._pending[-1]):
+                self._pending.pop()
+        self.put(content)
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Run a job on the thread and wait for its result; an exception of the job is raised here."""
+        if threading.current_thread() is self._thread:
+            return job()
+        result: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(job())
+            except BaseException as problem:  # noqa: BLE001 - it is raised again where call() was
+                result.set_exception(problem)
+
+        self.put(run)
+        return result.result()
+
+    def wait_until_idle(self) -> None:
+        """Block until the race is at rest; Ctrl-C gets through."""
+        while not self.idle.wait(0.2):
+            pass
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the thread; what is still in line is not run."""
+        self.work.interrupt()
+        with self._wake:
+            self._closed = True
+            self._pending.clear()
+            self._wake.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        self.idle.set()
+
+    def put(self, item: Mapping[str, Any] | Callable[[], None]) -> None:
+        """Put a command or a job in line and return at once."""
+        with self._wake:
+            if self._closed:
+                raise RuntimeError("this lab has been closed; make a new one with eclab.Lab()")
+            self._pending.append(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="eclab lab", daemon=True)
+                self._thread.start()
+                _close_at_exit(self)
+            self._wake.notify_all()
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify_all()
+
+    def _loop(self) -> None:
+        while not self._closed:
+            self._run_pending()
+            if self.work.playing:
+                self.idle.clear()
+                self.work.advance()
+            else:
+                self.idle.set()
+                self._sleep()
+            if (self.work.changed or self.work.playing) and self.gate.ready():
+                self.work.flush()
+
+    def _run_pending(self) -> None:
+        while True:
+            with self._wake:
+                if not self._pending or self._closed:
+                    return
+                item = self._pending.popleft()
+            if callable(item):
+                item()
+            else:
+                self.work.handle(item)
+
+    def _sleep(self) -> None:
+        """Until there is something in line, or a frame that waits may leave."""
+        with self._wake:
+            if not self._pending and not self._closed:
+                self._wake.wait(self.gate.wait() if self.work.changed else None)
+
+
+def _supersedes(new: Mapping[str, Any], old: Mapping[str, Any] | Callable[[], None]) -> bool:
+    if callable(old) or new.get("cmd") not in _REPLACED_BY_NEWER or old.get("cmd") != new["cmd"]:
+        return False
+    if new["cmd"] == "inspect":
+        return True
+    same = all(old.get(key) == new.get(key) for key in ("layer", "unit", "lanes"))
+    return same and old.get("commit") is not True
+
+
+def _close_at_exit(driver: Driver) -> None:
+    """A thread inside torch while the interpreter ends would crash the process; the weak reference lets labs go."""
+    reference = weakref.ref(driver)
+
+    def close() -> None:
+        living = reference()
+        if living is not None:
+            living.close(2.0)
+
+    atexit.register(close)

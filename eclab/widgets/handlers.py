@@ -1,0 +1,191 @@
+"""The page's commands: one method for each, by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eclab.errors import SettingError
+from eclab.network.spec import NetworkSpec
+from eclab.widgets import building, inspecting, messages
+from eclab.widgets.assets import compiled_charts, vega_bundle
+from eclab.widgets.messages import Message
+
+if TYPE_CHECKING:
+    from eclab.widgets.session import LabSession
+
+
+class Handlers:
+    """What each command of :data:`eclab.widgets.commands.COMMANDS` does.
+
+    A method raises an :class:`eclab.EclabError` before anything has changed, and returns the answer if there is one.
+
+    Args:
+        lab: the session it is done to.
+    """
+
+    def __init__(self, lab: LabSession) -> None:
+        self._lab = lab
+
+    # -- the page -----------------------------------------------------------------------------------------------------
+
+    def hello(self) -> None:
+        """A page is there, new or reloaded: it gets everything."""
+        self._lab.gate.open()
+        self._lab.show_all()
+        lab, lanes = self._lab, list(self._lab.bench.lanes)
+        lab.defer(lambda: compiled_charts(lanes), lambda charts: lab.emit(Message.plain("charts", charts=charts)))
+
+    def history(self) -> Message:
+        """A page has missed a part of the curves."""
+        return messages.history(self._lab.bench.race, self._lab.run)
+
+    def vega(self) -> None:
+        """The library that draws the charts, once a page."""
+        lab = self._lab
+        lab.defer(vega_bundle, lambda code: lab.emit(Message({"type": "vega", "size": len(code)}, [code])))
+
+    def view(self, lane: str) -> None:
+        """Show another lane's network."""
+        self._lab.viewed = self._lab.bench.lane(lane).name
+        self._lab.show_state()
+
+    def window(self, layer: int, start: int, count: int) -> None:
+        """Show other units of a folded layer."""
+        self._lab.bench.picture.move_window(layer, start, count)
+        self._lab.show_state()
+
+    # -- build --------------------------------------------------------------------------------------------------------
+
+    def spec(self, spec: str) -> None:
+        """Another network, from its JSON."""
+        self._lab.stand_on(building.with_spec(self._lab.setup, NetworkSpec.from_json(spec)))
+
+    def edit(self, op: str, **asked: Any) -> None:
+        """One change of the network."""
+        self._lab.stand_on(building.edited(self._lab.setup, op, asked))
+
+    def preset(self, name: str) -> Message | None:
+        """A network to start from, or a race with a known outcome."""
+        setup, why = building.with_preset(self._lab.setup, name)
+        self._lab.stand_on(setup)
+        return _info("build", why) if why else None
+
+    def data(self, name: str) -> Message | None:
+        """Other data."""
+        setup, done = building.with_data(self._lab.setup, name)
+        self._lab.stand_on(setup)
+        return _info("build", done) if done else None
+
+    def start(self, start: str) -> None:
+        """Where lanes start from."""
+        self._lab.stand_on(self._lab.setup.having(start=start))
+
+    def undo(self) -> None:
+        """Back to the network before."""
+        if not self._lab.setups.can_undo:
+            raise SettingError("there is nothing to undo")
+        self._lab.go(self._lab.setups.undo, self._lab.setups.redo)
+
+    def redo(self) -> None:
+        """On to the network after."""
+        if not self._lab.setups.can_redo:
+            raise SettingError("there is nothing to redo")
+        self._lab.go(self._lab.setups.redo, self._lab.setups.undo)
+
+    def save(self) -> Message:
+        """The network as a file."""
+        return Message.plain("file", name="network.eclab.json", text=self._lab.spec_json())
+
+    # -- race ---------------------------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Let the race go on."""
+        self._lab.play()
+
+    def pause(self) -> None:
+        """Hold the race."""
+        self._lab.pause()
+
+    def stop(self) -> Message:
+        """Hold the race; a step under way gives up its evaluation."""
+        self._lab.pause()
+        return _info("timeline", f"stopped at step {self._lab.bench.need_race().position:,}")
+
+    def step(self) -> None:
+        """One step."""
+        self._lab.play()
+        self._lab.pause()
+        self._lab.step()
+
+    def reset(self) -> None:
+        """Back to the start, with the settings as they are now."""
+        self._lab.reset()
+
+    def lr(self, lane: str | None, value: float) -> None:
+        """A lane's learning rate, or that of all."""
+        self._lab.set_lr(lane, value)
+
+    def batch(self, value: int) -> None:
+        """Samples a step."""
+        self._lab.bench.need_race().set_batch_size(value)
+        self._lab.keep(batch_size=value)
+
+    def decay(self, value: float) -> None:
+        """Weight decay of all lanes."""
+        self._lab.bench.need_race().set_weight_decay(value)
+        self._lab.keep(weight_decay=value)
+
+    def map(self, on: bool) -> None:
+        """Show or hide the decision map."""
+        if on and not self._lab.is_2d:
+            raise SettingError("a decision map needs points in the plane", allowed="circle, xor, gauss and spiral")
+        self._lab.show_map(on)
+
+    # -- classes and paths --------------------------------------------------------------------------------------------
+
+    def rescale(self, layer: str, unit: int | None, c: float, commit: bool, lanes: str) -> Message:
+        """Rescale a unit or a layer; answers with what the inspector shows of it."""
+        shown = self._lab.lane()
+        chosen = self._lab.bench.running(shown.name if lanes == "one" else None)
+        self._lab.scaling.drag(layer, unit, c, chosen, commit=commit)
+        self._lab.weights_changed()
+        return self._lab.inspect_units(shown, self._lab.bench.picture.number(layer), unit)
+
+    def unbalance(self, sigma: float) -> Message:
+        """Rescale all units at random; no output changes."""
+        self._lab.scaling.unbalance(sigma)
+        self._lab.weights_changed()
+        return _info("classes", f"all free units rescaled at random, σ = {sigma:g}; no output has changed")
+
+    def unscale(self) -> Message:
+        """Take back what was rescaled since the last training step."""
+        undone = self._lab.scaling.undo()
+        self._lab.weights_changed()
+        return _info("classes", "all scales are back at 1" if undone else "no unit was rescaled since the last step")
+
+    def same(self, a: str | None, b: str | None) -> Message:
+        """Whether two lanes are members of one class."""
+        names = [lane.name for lane in self._lab.bench.lanes]
+        if len(names) < 2 and b is None:
+            raise SettingError("there is only one network to compare", fix="give the lab two lanes")
+        one, two = self._lab.bench.lane(a or names[0]), self._lab.bench.lane(b or names[1])
+        return Message.plain("same", **inspecting.same(self._lab.bench, one, two))
+
+    def inspect(self, kind: str, lane: str | None, layer: int | None, unit: int | None, **place: Any) -> Message:
+        """What the inspector asks for."""
+        shown = self._lab.lane(lane)
+        if kind == "edge":
+            return Message.plain("inspect", **inspecting.edge(self._lab.bench, shown, self._lab.now(shown), place))
+        if kind == "lane":
+            return Message.plain("inspect", **inspecting.lane_facts(self._lab.bench, shown, self._lab.now(shown)))
+        if layer is None or (kind == "unit" and unit is None):
+            raise SettingError(f"a {kind} was asked for without its place", allowed="layer, and unit for a unit")
+        return self._lab.inspect_units(shown, layer, unit if kind == "unit" else None)
+
+    def paths(self, k: int, active: bool) -> Message:
+        """The largest paths."""
+        return Message.plain("paths", **inspecting.paths(self._lab.bench, self._lab.lane(), k, active))
+
+
+def _info(where: str, text: str) -> Message:
+    return Message.plain("message", level="info", where=where, text=text)

@@ -1,0 +1,108 @@
+"""What the inspector shows of a lane at one moment: weights, coordinates, and the gradients of both, by unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eclab.errors import EclabError
+
+if TYPE_CHECKING:
+    from eclab.facade import Network
+    from eclab.widgets.bench import LaneView
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A lane at one moment.
+
+    Attributes:
+        coordinates: v, by parameter.
+        weight_gradients: ∂L/∂w, by parameter; empty where there is none.
+        class_gradients: ∂L/∂v, by parameter; empty where there is none.
+        into, out_of: squares by unit, float64 ``[num_nodes]``: "w" of the weights into and out of it, "g" of their
+            gradients, "d" of their coordinates' gradients; the last two may be missing.
+        why: why gradients are missing, in words.
+    """
+
+    coordinates: dict[str, Tensor]
+    weight_gradients: dict[str, Tensor]
+    class_gradients: dict[str, Tensor]
+    into: dict[str, Tensor]
+    out_of: dict[str, Tensor]
+    why: str = ""
+
+    def norms(self, units: Tensor) -> dict[str, float | None]:
+        """‖incoming‖, ‖outgoing‖, ‖∂L/∂w‖ and ‖∂L/∂v‖ of some units together; None where there is no gradient."""
+
+        def length(*parts: Tensor) -> float:
+            return float(torch.stack([part[units].sum() for part in parts]).sum().sqrt())
+
+        return {
+            "in_norm": length(self.into["w"]),
+            "out_norm": length(self.out_of["w"]),
+            "grad_w": length(self.into["g"], self.out_of["g"]) if "g" in self.into else None,
+            "grad_v": length(self.into["d"], self.out_of["d"]) if "d" in self.into else None,
+        }
+
+
+def measure(lane: LaneView, x: Tensor, y: Tensor | None) -> Measure:
+    """Measures a lane on a few samples; its weights, gradients and mode stay as they are.
+
+    Args:
+        lane: the lane.
+        x: samples ``[B, *input_shape]``.
+        y: their classes, or None: then there are no gradients.
+    """
+    net = lane.net
+    weights = {weight.name: weight.parameter.detach() for weight in net.weights}
+    gradients: dict[str, Tensor] = {}
+    deltas: dict[str, Tensor] = {}
+    why = "no gradient without labels: eclab.Lab(model, x, y)"
+    if y is not None:
+        gradients = _gradients(net, x, y)
+        deltas, why = _class_gradients(lane, gradients)
+    found: Iterable[tuple[str, Mapping[str, Tensor]]] = (("w", weights), ("g", gradients), ("d", deltas))
+    into: dict[str, Tensor] = {}
+    out_of: dict[str, Tensor] = {}
+    for key, tensors in found:
+        if tensors:
+            into[key], out_of[key] = _squares_by_unit(net, tensors)
+    return Measure(lane.chart.coordinates(), gradients, deltas, into, out_of, why)
+
+
+def _gradients(net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """∂L/∂w of the mean cross-entropy, dropout off."""
+    names = {weight.name: weight.parameter for weight in net.weights if weight.parameter.requires_grad}
+    training = net.model.training
+    net.model.eval()
+    try:
+        with torch.enable_grad():
+            loss = functional.cross_entropy(net.model(x), y)
+            found = torch.autograd.grad(loss, list(names.values()), materialize_grads=True)
+    finally:
+        net.model.train(training)
+    known = dict(zip(names, found, strict=True))
+    return {weight.name: known.get(weight.name, torch.zeros_like(weight.parameter)) for weight in net.weights}
+
+
+def _class_gradients(lane: LaneView, gradients: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    try:
+        return lane.chart.gradients(gradients), ""
+    except EclabError as problem:
+        return {}, str(problem)
+
+
+def _squares_by_unit(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    into = torch.zeros(net.num_nodes, dtype=torch.float64)
+    out_of = torch.zeros(net.num_nodes, dtype=torch.float64)
+    for weight in net.weights:
+        squares = tensors[weight.name].double().square()
+        into += weight.sum_into_heads(squares, net.num_nodes).cpu()
+        out_of += weight.sum_into_tails(squares, net.num_nodes).cpu()
+    return into, out_of

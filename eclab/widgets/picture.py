@@ -1,0 +1,226 @@
+"""The network as the page draws it: layers, the bands of weights between them, and the skeleton; index tables only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eclab.errors import SettingError
+
+if TYPE_CHECKING:
+    from eclab.facade import Network
+    from eclab.network.network import Layer
+    from eclab.paths.chart import Chart
+    from eclab.paths.skeleton import Edge
+
+MOST_UNITS = 40
+"""Units of a layer that are drawn at once."""
+
+FOLDED_UNITS = 16
+"""Units of a folded layer that are drawn to begin with."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The units of a layer that are drawn: ``start`` to ``start + count - 1``."""
+
+    start: int
+    count: int
+
+    @property
+    def units(self) -> slice:
+        """As a slice."""
+        return slice(self.start, self.start + self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """The weights of one parameter between two layers.
+
+    Attributes:
+        source, target: numbers of the layers, 0 for the inputs.
+        weight: which of the network's weights it is.
+        parameter, shape: the weight's name and shape.
+        columns: int64 ``[units of the source, parallel columns]``; where in axis 1 of the parameter each unit's
+            weights stand (several behind a flatten).
+        taps: kernel taps a column has.
+    """
+
+    source: int
+    target: int
+    weight: int
+    parameter: str
+    shape: tuple[int, ...]
+    columns: Tensor
+    taps: int
+
+    def block(self, net: Network, rows: Window, columns: Window) -> Tensor:
+        """The weights of a lane's network between two windows: ``[rows, columns, parallel edges]``."""
+        parameter = net.weights[self.weight].parameter.detach()
+        flat = parameter.reshape(parameter.shape[0], parameter.shape[1], -1)[rows.units]
+        chosen = self.columns[columns.units]
+        picked = flat[:, chosen.reshape(-1).to(flat.device)]
+        return picked.reshape(len(flat), len(chosen), -1)
+
+    def middle(self, tail: int, head: int) -> tuple[int, ...]:
+        """Place in the parameter of the middle one of the parallel weights from unit ``tail`` to unit ``head``."""
+        across = self.columns[tail]
+        return (head, int(across[len(across) // 2]), *(size // 2 for size in self.shape[2:]))
+
+    @property
+    def parallel(self) -> int:
+        """How many parallel weights connect two units."""
+        return self.columns.shape[1] * self.taps
+
+
+class Picture:
+    """Everything about a network's drawing that does not change while it trains.
+
+    Args:
+        net: the network; all lanes have the same structure.
+        chart: its chart, for the skeleton.
+
+    Attributes:
+        layers: the layers with weights; number 0 of the drawing is the inputs, number ``i + 1`` is ``layers[i]``.
+        widths: units of every layer, the inputs' first.
+        links: the bands of weights; their order is that of the weights in the network.
+        tree, b: int64 ``[edges, 3]``, the skeleton as (link, tail unit, head unit), indices within their layers.
+        windows: what is drawn of each layer.
+    """
+
+    def __init__(self, net: Network, chart: Chart) -> None:
+        self.net = net
+        self.layers: tuple[Layer, ...] = net.layers
+        self.widths = (net.inputs, *(layer.width for layer in net.layers))
+        self._number = {layer.name: number for number, layer in enumerate(net.layers, 1)}
+        self._of_parameter = {
+            name: number for number, layer in enumerate(net.layers, 1) for name in (layer.weight, layer.bias) if name
+        }
+        self._places = self._find_places()
+        self.links = tuple(link for weight in range(len(net.weights)) for link in self._links(weight))
+        self._link_of = {(link.parameter, link.source): number for number, link in enumerate(self.links)}
+        self.tree = self._skeleton(chart.tree)
+        self.b = self._skeleton(chart.b_edges)
+        self.windows = [Window(0, width if width <= MOST_UNITS else FOLDED_UNITS) for width in self.widths]
+
+    def number(self, name: str) -> int:
+        """Number of the layer of that name."""
+        if name not in self._number:
+            raise SettingError(f"there is no layer {name!r}", allowed=", ".join(self._number))
+        return self._number[name]
+
+    def layer(self, number: int) -> Layer:
+        """The layer with weights of that number, from 1."""
+        if not 1 <= number <= len(self.layers):
+            raise SettingError(f"the layer is {number}", allowed=f"1 to {len(self.layers)}")
+        return self.layers[number - 1]
+
+    def unit(self, number: int, unit: int) -> int:
+        """Checks a unit of a layer and gives its number in the network."""
+        layer = self.layer(number)
+        if not 0 <= unit < layer.width:
+            raise SettingError(f"the unit is {unit}", allowed=f"0 to {layer.width - 1} in layer {layer.name!r}")
+        return int(layer.units[unit])
+
+    def move_window(self, number: int, start: int, count: int) -> None:
+        """Draw other units of a layer; what sticks out at an end is moved inside."""
+        if not 0 <= number < len(self.widths):
+            raise SettingError(f"the layer is {number}", allowed=f"0 to {len(self.widths) - 1}")
+        if not 1 <= count <= MOST_UNITS:
+            raise SettingError(f"the window has {count} units", allowed=f"1 to {MOST_UNITS}")
+        width = self.widths[number]
+        count = min(count, width)
+        self.windows[number] = Window(max(0, min(start, width - count)), count)
+
+    def folded(self, number: int) -> bool:
+        """Whether the layer has more units than are drawn at once."""
+        return self.widths[number] > MOST_UNITS
+
+    def keep_windows(self, old: Picture) -> None:
+        """Take over the windows of another drawing where they still fit."""
+        for number, window in enumerate(old.windows[: len(self.windows)]):
+            if self.widths[number] == old.widths[number]:
+                self.windows[number] = window
+
+    def shown(self, edges: NDArray[np.int64]) -> list[list[int]]:
+        """Those of the edges (link, tail, head) whose both ends are drawn."""
+        if not len(edges):
+            return []
+        ends = np.array([(link.source, link.target) for link in self.links])[edges[:, 0]]
+        starts = np.array([window.start for window in self.windows])
+        counts = np.array([window.count for window in self.windows])
+        inside = np.ones(len(edges), dtype=bool)
+        for side in (0, 1):
+            offset = edges[:, side + 1] - starts[ends[:, side]]
+            inside &= (offset >= 0) & (offset < counts[ends[:, side]])
+        listed: list[list[int]] = edges[inside].tolist()
+        return listed
+
+    def edge(self, edge: Edge) -> dict[str, Any]:
+        """Where an edge is in the drawing; a bias has no link and the tail -1."""
+        target = self._of_parameter[edge.parameter]
+        head = self._place(edge.head, target)[1]
+        if edge.tail == 0:
+            return {"link": None, "from": target - 1, "to": target, "tail": -1, "head": head}
+        source, tail = self._place(edge.tail, target - 1)
+        link = self._link_of.get((edge.parameter, source))
+        return {"link": link, "from": source, "to": target, "tail": tail, "head": head}
+
+    def find_edge(self, link: int, tail: int, head: int) -> tuple[str, tuple[int, ...]]:
+        """Parameter and place of the (middle) weight between two units of a link."""
+        if not 0 <= link < len(self.links):
+            raise SettingError(f"the link is {link}", allowed=f"0 to {len(self.links) - 1}")
+        found = self.links[link]
+        for unit, number in ((tail, found.source), (head, found.target)):
+            if not 0 <= unit < self.widths[number]:
+                raise SettingError(f"the unit is {unit}", allowed=f"0 to {self.widths[number] - 1}")
+        return found.parameter, found.middle(tail, head)
+
+    def _find_places(self) -> dict[int, list[tuple[int, int]]]:
+        places: dict[int, list[tuple[int, int]]] = {unit: [(0, unit - 1)] for unit in range(1, self.net.inputs + 1)}
+        for number, layer in enumerate(self.layers, 1):
+            for index, unit in enumerate(layer.units.tolist()):
+                places.setdefault(unit, []).append((number, index))
+        return places
+
+    def _place(self, unit: int, most: int) -> tuple[int, int]:
+        """Layer and index of a unit; where it stands in several layers, the last one up to ``most``."""
+        found = self._places[unit]
+        return next((place for place in reversed(found) if place[0] <= most), found[0])
+
+    def _links(self, which: int) -> list[Link]:
+        """A parameter's links; none for a bias, nor where groups of rows have different tails (not drawn yet)."""
+        weight = self.net.weights[which]
+        if weight.kind == "bias" or weight.tail.shape[0] > 1:
+            return []
+        target = self._of_parameter[weight.name]
+        found: dict[int, dict[int, list[int]]] = {}
+        for column, unit in enumerate(weight.tail.reshape(-1).tolist()):
+            if unit in self._places:
+                source, index = self._place(unit, target - 1)
+                found.setdefault(source, {}).setdefault(index, []).append(column)
+        taps = int(torch.Size(weight.shape[2:]).numel())
+        return [
+            Link(
+                source,
+                target,
+                which,
+                weight.name,
+                weight.shape,
+                torch.tensor([units[index] for index in sorted(units)]),
+                taps,
+            )
+            for source, units in found.items()
+            if len(units) == self.widths[source] and len({len(columns) for columns in units.values()}) == 1
+        ]
+
+    def _skeleton(self, edges: Sequence[Edge]) -> NDArray[np.int64]:
+        placed: list[Mapping[str, Any]] = [self.edge(edge) for edge in edges]
+        rows = [(place["link"], place["tail"], place["head"]) for place in placed if place["link"] is not None]
+        return np.array(rows, dtype=np.int64).reshape(-1, 3)

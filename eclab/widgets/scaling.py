@@ -1,0 +1,206 @@
+"""Rescaling in the lab: what a drag does to the lanes, always counted from the weights at the last training step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eclab.errors import ScaleError
+from eclab.widgets.measure import Measure, measure
+
+if TYPE_CHECKING:
+    from eclab.race.record import Event
+    from eclab.widgets.bench import Bench, LaneView
+
+DRAG_ENDS = 3.0
+"""Seconds without a word after which a drag counts as over: its page may be gone."""
+
+
+@dataclass
+class Base:
+    """A lane before it was rescaled.
+
+    Attributes:
+        state: copies of its model's parameters and buffers.
+        measure: what was measured on it then.
+        totals: by layer, float64 ``[width]``: the factors since, all of them together.
+        before_drag: the totals when the drag began.
+    """
+
+    state: dict[str, Tensor]
+    measure: Measure
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    before_drag: dict[str, Tensor] | None = None
+
+
+class Scaling:
+    """The rescalings since the last training step.
+
+    Each is applied to the weights as they were at that step, with all factors multiplied up in float64, so that the
+    rounding of a long drag never adds up, and undoing them gives back the same bits.
+
+    Args:
+        bench: whose lanes are rescaled.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._bases: dict[str, Base] = {}
+        self._dragged = 0.0
+        self._marks: dict[tuple[str, int | None, str], Event] = {}
+
+    @property
+    def dragging(self) -> bool:
+        """Whether a drag is under way; the race waits for its end, three seconds without a word being one."""
+        if time.monotonic() - self._dragged > DRAG_ENDS:
+            self.end_drag()
+        return any(base.before_drag is not None for base in self._bases.values())
+
+    def totals(self, lane: LaneView) -> dict[str, Tensor]:
+        """The factors of a lane by layer, for the layers that have any."""
+        base = self._bases.get(lane.name)
+        return {} if base is None else base.totals
+
+    def before(self, lane: LaneView) -> Base | None:
+        """The lane before it was rescaled, if it was."""
+        return self._bases.get(lane.name)
+
+    def forget(self) -> None:
+        """A training step was taken: from now on its weights are what rescalings start from."""
+        self._bases.clear()
+        self._marks.clear()
+
+    def end_drag(self) -> None:
+        """What was dragged stays where it is."""
+        for base in self._bases.values():
+            base.before_drag = None
+
+    def drag(self, layer: str, unit: int | None, c: float, lanes: Sequence[LaneView], *, commit: bool) -> None:
+        """Rescale a unit, or every free unit of a layer, to ``c`` times its scale when the drag began.
+
+        Args:
+            layer: the layer's name.
+            unit: the unit's index, or None for the whole layer.
+            c: positive and finite.
+            lanes: whose networks.
+            commit: whether the drag is over.
+
+        Raises:
+            ScaleError: ``c`` is out of range, or the unit cannot be rescaled. Nothing is changed.
+        """
+        factors = self._factors(layer, unit, c)
+        bases = {lane.name: self._base(lane) for lane in lanes}
+        wanted = {}
+        for name, base in bases.items():
+            start = base.totals if base.before_drag is None else base.before_drag
+            wanted[name] = _times(start, {layer: factors})
+        self._apply(lanes, wanted)
+        for name, base in bases.items():
+            if base.before_drag is None:
+                base.before_drag = base.totals
+            base.totals = wanted[name]
+        self._dragged = time.monotonic()
+        if commit:
+            self.end_drag()
+            self._mark(layer, unit, lanes)
+
+    def unbalance(self, sigma: float) -> None:
+        """Rescale every free unit of all lanes by the same random log-normal factors."""
+        import eclab
+
+        self.end_drag()
+        lanes = self._bench.running()
+        bases = {lane.name: self._base(lane) for lane in lanes}
+        race = self._bench.race
+        used = eclab.random_rescale_(self._bench.net, sigma=sigma) if race is None else race.unbalance(sigma)
+        wanted = {name: _times(base.totals, used) for name, base in bases.items()}
+        if any(base.totals for base in bases.values()):
+            # from the base in one step, so that each weight is rounded once
+            self._apply(lanes, wanted)
+        for name, base in bases.items():
+            base.totals = wanted[name]
+
+    def undo(self) -> int:
+        """Take back all rescalings since the last training step; returns how many lanes had any."""
+        for lane in self._bench.lanes:
+            base = self._bases.get(lane.name)
+            if base is not None:
+                lane.net.model.load_state_dict(base.state)
+        count = len(self._bases)
+        race = self._bench.race
+        if race is not None and count:
+            race.events[:] = [e for e in race.events if not (e.kind == "rescale" and e.step == race.position)]
+        self.forget()
+        return count
+
+    def _factors(self, layer: str, unit: int | None, c: float) -> Tensor:
+        number = self._bench.picture.number(layer)
+        found = self._bench.picture.layer(number)
+        factors = torch.ones(found.width, dtype=torch.float64)
+        if unit is not None:
+            self._bench.picture.unit(number, unit)
+            factors[unit] = c
+            return factors
+        free = self._bench.net.scale_of.cpu()[found.units.cpu()] > 0
+        if not bool(free.any()):
+            reason = self._bench.net.unit(int(found.units[0])).reason
+            raise ScaleError(f"no unit of layer {layer!r} can be rescaled: {reason}", fix="choose a hidden layer")
+        factors[free] = c
+        return factors
+
+    def _base(self, lane: LaneView) -> Base:
+        if lane.name not in self._bases:
+            state = {name: value.detach().clone() for name, value in lane.net.model.state_dict().items()}
+            self._bases[lane.name] = Base(state, measure(lane, self._bench.x, self._bench.y))
+        return self._bases[lane.name]
+
+    def _apply(self, lanes: Sequence[LaneView], wanted: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Writes the weights; where the core refuses, they are as they were before."""
+        now = {lane.name: _copy(lane) for lane in lanes}
+        try:
+            for lane in lanes:
+                lane.net.model.load_state_dict(self._bases[lane.name].state)
+                self._rescale(lane, wanted[lane.name])
+        except BaseException:
+            for lane in lanes:
+                lane.net.model.load_state_dict(now[lane.name])
+            raise
+
+    def _rescale(self, lane: LaneView, scales: Mapping[str, Tensor]) -> None:
+        race = self._bench.race
+        if race is not None:
+            race.rescale(scales, note="", lanes=[lane.name])
+            return
+        import eclab
+
+        eclab.apply_scales_(lane.net, dict(scales))
+
+    def _mark(self, layer: str, unit: int | None, lanes: Sequence[LaneView]) -> None:
+        """One mark on the charts for all drags of a unit between two steps."""
+        race = self._bench.race
+        if race is None:
+            return
+        one = lanes[0].name if len(lanes) == 1 < len(self._bench.lanes) else None
+        key = (layer, unit, one or "")
+        old = self._marks.pop(key, None)
+        if old is not None and old in race.events:
+            race.events.remove(old)
+        total = float(self._bases[lanes[0].name].totals[layer][unit or 0])
+        what = f"layer {layer}" if unit is None else f"{layer}[{unit}]"
+        race.note("rescale", f"rescaled {what}" + ("" if unit is None else f" × {total:.3g}"), one)
+        self._marks[key] = race.events[-1]
+
+
+def _times(totals: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scales by layer, multiplied in float64."""
+    more = {name: values.double().cpu() for name, values in factors.items()}
+    return {**totals, **{name: values * totals.get(name, torch.ones_like(values)) for name, values in more.items()}}
+
+
+def _copy(lane: LaneView) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in lane.net.model.state_dict().items()}
