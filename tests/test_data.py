@@ -725,6 +725,11 @@ def test_flat_rows() -> None:
     assert d.flat().classes == d.classes
 
 
+def test_data_sets_compare_by_identity() -> None:
+    d = data.load("xor")
+    assert len({d, d, d.flat()}) == 2
+
+
 def test_a_data_set_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         data.load("xor").name = "other"  # type: ignore[misc]  # that it is frozen is the test

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import altair as alt
 
-from eclab.charts.look import axes, lane_colour, lane_dash, themed
+from eclab.charts.look import LaneLook, axes, lane_colour, lane_dash, themed
 from eclab.charts.palette import THEMES
 
 WIDTH, HEIGHT = 320, 168
-
-
-class LaneLook(Protocol):
-    """What a chart needs to know of a lane."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def colour(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +25,8 @@ class LiveSpec:
         column: the record's column that is drawn; for "speed" it is "ms", forward, backward and step together.
         scale: "log" (positive values only), "linear" or "symlog".
         chart: the Altair chart. Its data sources "curve" and "smooth" take rows {lane, x, y}, "events" takes rows
-            {x, text, kind}. Its parameters, signals in Vega, are "hoverX", the crosshair's x or null, and "domainX", the
-            zoom [from, to] or null for everything; "width" and "height" are the whole size in pixels.
+            {x, text, kind}. Its parameters, signals in Vega, are "hoverX", the crosshair's x or null, and "domainX",
+            the zoom [from, to] or null for everything; "width" and "height" are the whole size in pixels.
     """
 
     name: str
@@ -63,12 +54,12 @@ class _Kind:
 
 
 _KINDS = (
-    _Kind("loss", "Loss", "cross-entropy of the batch, log", "loss", "log"),
+    _Kind("loss", "Loss", "cross-entropy of the batch, log", "loss", "log", "log"),
     _Kind("loss-linear", "Loss", "cross-entropy of the batch", "loss", "linear"),
     _Kind("accuracy", "Test accuracy", "share of the test data", "test_acc", "linear", "~%", (0.0, 1.0)),
     _Kind("train-accuracy", "Training accuracy", "share of the batch", "train_acc", "linear", "~%", (0.0, 1.0)),
-    _Kind("gradient", "Gradient norm", "‖∂L/∂w‖, log", "grad_norm", "log"),
-    _Kind("gauge", "Gauge drift", "Σ ‖in‖² − ‖out‖²", "gauge_drift", "symlog"),
+    _Kind("gradient", "Gradient norm", "‖∂L/∂w‖, log", "grad_norm", "log", "log"),
+    _Kind("gauge", "Gauge drift", "Σ ‖in‖² − ‖out‖²", "gauge_drift", "symlog", "symlog"),
     _Kind("speed", "Speed", "steps a second", "ms", "linear", "~s"),
 )
 
@@ -93,12 +84,11 @@ def live_specs(lanes: Sequence[LaneLook], theme: str = "light") -> tuple[LiveSpe
 
 
 def _chart(kind: _Kind, lanes: Sequence[LaneLook], theme: str) -> alt.LayerChart:
-    x = alt.X("x:Q", scale=_x_scale(), axis=axes(theme, format="~s", ticks=5), title=None)
-    y = alt.Y("y:Q", scale=_y_scale(kind), axis=axes(theme, format=kind.format, ticks=5), title=None)
+    x = alt.X("x:Q", scale=_x_scale(), axis=axes(theme, form="~s", ticks=5), title=None)
+    y = alt.Y("y:Q", scale=_y_scale(kind), axis=axes(theme, form=kind.format, ticks=5), title=None)
     colour, dash = lane_colour(lanes, theme), lane_dash(lanes)
-    strong = {"strokeWidth": 2, "clip": True, "strokeJoin": "round"}
     raw = alt.Chart(alt.NamedData(name="curve")).mark_line(opacity=0.28, strokeWidth=1, clip=True)
-    line = alt.Chart(alt.NamedData(name="smooth")).mark_line(**strong)
+    line = alt.Chart(alt.NamedData(name="smooth")).mark_line(strokeWidth=2, strokeJoin="round", clip=True)
     layers = [
         raw.encode(x=x, y=y, color=colour),
         line.encode(x=x, y=y, color=colour, strokeDash=dash),
@@ -106,8 +96,8 @@ def _chart(kind: _Kind, lanes: Sequence[LaneLook], theme: str) -> alt.LayerChart
         _crosshair(theme),
     ]
     params = [alt.param(name="hoverX", value=None), alt.param(name="domainX", value=None)]
-    size = {"width": WIDTH, "height": HEIGHT}
-    return themed(alt.layer(*layers).add_params(*params).properties(**size), theme)
+    chart = alt.LayerChart(layer=layers).add_params(*params).properties(width=WIDTH, height=HEIGHT)
+    return themed(chart, theme)
 
 
 def _x_scale() -> alt.Scale:
@@ -143,4 +133,5 @@ def _crosshair(theme: str) -> alt.Chart:
     rule = alt.Chart(alt.InlineData(values=[{}])).mark_rule(
         strokeWidth=1, color=THEMES[theme]["ink"], opacity=seen, clip=True
     )
-    return rule.encode(x=alt.value(place))
+    crosshair: alt.Chart = rule.encode(x=alt.value(place))
+    return crosshair

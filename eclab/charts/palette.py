@@ -1,8 +1,8 @@
 """Colours of the charts, in light and dark.
 
-Lanes: SGD orange, EC-SGD blue, further lanes after Okabe and Ito with the lightness changed until each has a contrast of
-at least 3:1 against the background as a line and 4.5:1 as text. Under the common colour-blindness simulations every two
-stay apart; dashes tell further lanes apart without any colour.
+Lanes: SGD orange, EC-SGD blue, further lanes after Okabe and Ito with the lightness changed until each has a contrast
+of at least 3:1 against the background as a line and 4.5:1 as text. Under the common colour-blindness simulations every
+two stay apart; dashes tell further lanes apart without any colour.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,7 +86,7 @@ def smooth(x: ArrayLike, y: ArrayLike, weight: float = 0.6, stretches: int = 200
 
 def _stretches(length: int, count: int) -> Sequence[tuple[int, int]]:
     edges = np.linspace(0, length, min(count, length) + 1).astype(int)
-    return [(int(start), int(stop)) for start, stop in zip(edges[:-1], edges[1:], strict=True) if stop > start]
+    return [(int(start), int(stop)) for start, stop in pairwise(edges) if stop > start]
 
 
 def rounded(value: float, digits: int = 6) -> float:

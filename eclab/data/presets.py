@@ -38,7 +38,7 @@ _PRESETS = (
     ),
     Preset(
         *("digits, a high rate", "digits", "64-64x4-10", 0.3, 20, 0.0, "bad"),
-        why="Three times the good rate: SGD ends anywhere from 0.59 to 0.96, by the seed; EC-SGD stays at 0.94 to 0.97.",
+        why="Three times the good rate: SGD ends anywhere from 0.59 to 0.96, EC-SGD at 0.94 to 0.97.",
     ),
     Preset(
         *("Fashion-MNIST, unbalanced", "fashion-mnist", "784-64x4-10", 0.1, 3, 1.0, "bad"),

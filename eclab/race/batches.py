@@ -22,7 +22,8 @@ def stream(seed: int, purpose: str) -> int:
 class BatchOrder:
     """Which samples the next batch holds: every sample once an epoch, in an order drawn anew each epoch.
 
-    The batch size is given with each call and may change within an epoch. The last batch of an epoch holds what is left.
+    The batch size is given with each call and may change within an epoch. An epoch ends with a
+    batch of what is left.
 
     Args:
         size: number of training samples.

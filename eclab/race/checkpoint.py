@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with everything a race needs to go on exactly, its numbers as JSON in the header."""
+"""Checkpoints: one safetensors file with all a race needs to go on exactly, its numbers as JSON in the header."""
 
 from __future__ import annotations
 
@@ -224,8 +224,8 @@ def _check_same_race(race: Race, config: Config, snapshot: Snapshot, where: str)
     data = numbers["data"]
     if data["fingerprint"] != race.task.fingerprint:
         raise CheckpointError(
-            f"{where} was written for other data ({data['name']}, checksum {data['fingerprint']}) than {race.task.name} "
-            f"(checksum {race.task.fingerprint})",
+            f"{where} was written for other data ({data['name']}, checksum {data['fingerprint']}) "
+            f"than {race.task.name} (checksum {race.task.fingerprint})",
             fix="pass the same data: Race.resume(path, data=...)",
         )
     here = [(lane.name, lane.spec.kind) for lane in race.lanes]

@@ -21,13 +21,13 @@ from eclab.race.measure import EVALUATION_CHUNK, evaluating
 from eclab.race.task import need_free_units
 
 if TYPE_CHECKING:
-    from eclab.network.network import TracedNetwork
+    from eclab.facade import Network
     from eclab.race.race import Race
 
 FEWEST_PAIRS = 10
 
 
-def copy_network(net: TracedNetwork) -> TracedNetwork:
+def copy_network(net: Network) -> Network:
     """The network over a copy of its model."""
     for parameter in net.model.parameters():
         parameter.grad = None
@@ -94,7 +94,7 @@ def _running(race: Race, names: Sequence[str] | None) -> list[Lane]:
     return lanes
 
 
-def _as_tensors(net: TracedNetwork, scales: Mapping[str, Any]) -> dict[str, Tensor]:
+def _as_tensors(net: Network, scales: Mapping[str, Any]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, scale in scales.items():
         values = torch.as_tensor(scale)

@@ -234,14 +234,18 @@ class Driver:
 
     def _one_step(self) -> None:
         started = time.monotonic()
-        try:
-            self._change("playing")
-            records = self.race.step()
-            if self._on_step is not None:
-                self._on_step(records)
-        except Exception as error:
-            self._fail(error)
+        self._change("playing")
+        _, error = _attempt(self._step_and_tell)
+        if error is not None:
+            with self._news:
+                self.error, self._left, self._rest = error, 0.0, "failed"
+            self._report(error)
         self._breathe(started)
+
+    def _step_and_tell(self) -> None:
+        records = self.race.step()
+        if self._on_step is not None:
+            self._on_step(records)
 
     def _breathe(self, started: float) -> None:
         """Let others have the interpreter, and keep the pace."""
@@ -263,21 +267,14 @@ class Driver:
     def _run(self, function: Callable[..., Any], args: Sequence[Any], future: Future[Any] | None) -> None:
         if future is not None and not future.set_running_or_notify_cancel():
             return
-        try:
-            result = function(self.race, *args)
-        except Exception as error:
-            if future is None:
+        result, error = _attempt(function, self.race, *args)
+        if future is None:
+            if error is not None:
                 self._report(error)
-            else:
-                future.set_exception(error)
+        elif error is None:
+            future.set_result(result)
         else:
-            if future is not None:
-                future.set_result(result)
-
-    def _fail(self, error: Exception) -> None:
-        with self._news:
-            self.error, self._left, self._rest = error, 0.0, "failed"
-        self._report(error)
+            future.set_exception(error)
 
     def _change(self, state: str) -> None:
         with self._news:
@@ -290,19 +287,24 @@ class Driver:
                 self._halted = False
             self._news.notify_all()
         if self._on_change is not None:
-            try:
-                self._on_change(state)
-            except Exception as error:
+            _, error = _attempt(self._on_change, state)
+            if error is not None:
                 self._report(error)
 
     def _report(self, error: BaseException) -> None:
-        if self._on_error is None:
-            traceback.print_exception(error)
-            return
-        try:
-            self._on_error(error)
-        except Exception as second:
-            traceback.print_exception(second)
+        untold: BaseException | None = error
+        if self._on_error is not None:
+            _, untold = _attempt(self._on_error, error)
+        if untold is not None:
+            traceback.print_exception(untold)
+
+
+def _attempt(function: Callable[..., Any], *args: Any) -> tuple[Any, Exception | None]:
+    """What the call returns, and what it raises: on a thread nobody else would hear of it."""
+    try:
+        return function(*args), None
+    except Exception as error:  # noqa: BLE001 - every error is handed on, whatever it is
+        return None, error
 
 
 @atexit.register

@@ -16,7 +16,7 @@ from eclab.race import settings
 from eclab.race.measure import Gauge
 
 if TYPE_CHECKING:
-    from eclab.network.network import TracedNetwork
+    from eclab.facade import Network
 
 MOST_LANES = 8
 RECENT_STEPS = 100
@@ -70,11 +70,11 @@ def kinds() -> tuple[str, ...]:
     return tuple(_KINDS)
 
 
-def _sgd(net: TracedNetwork, **options: Any) -> torch.optim.Optimizer:
+def _sgd(net: Network, **options: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(net.model.parameters(), **options)
 
 
-def _ec_sgd(net: TracedNetwork, **options: Any) -> torch.optim.Optimizer:
+def _ec_sgd(net: Network, **options: Any) -> torch.optim.Optimizer:
     from eclab.optim import ECSGD
 
     return ECSGD(net, **options)
@@ -162,7 +162,7 @@ def _rate(text: str, lane: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise SettingError(f"the lane {lane!r} has the learning rate {text!r}", allowed="a finite number > 0") from error
+        raise SettingError(f"the learning rate in {lane!r} is {text!r}", allowed="a finite number > 0") from error
 
 
 def _unique_names(asked: list[dict[str, Any]]) -> list[str]:
@@ -248,7 +248,7 @@ class Lane:
         gauge: measures |w_in|^2 - |w_out|^2 of its units.
     """
 
-    def __init__(self, spec: LaneSpec, net: TracedNetwork, lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(self, spec: LaneSpec, net: Network, lr: float, momentum: float, weight_decay: float) -> None:
         kind = _KINDS[spec.kind]
         if kind.needs_free_units and net.num_units == 0:
             raise SettingError(

@@ -18,8 +18,8 @@ from eclab.errors import EclabError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from eclab.network.network import TracedNetwork
-    from eclab.network.network import TracedNetwork, Weight
+    from eclab.facade import Network
+    from eclab.network.network import Weight
     from eclab.race.lanes import Lane
 
 EVALUATION_CHUNK = 1024
@@ -200,7 +200,7 @@ class Gauge:
         5.0
     """
 
-    def __init__(self, net: TracedNetwork) -> None:
+    def __init__(self, net: Network) -> None:
         self._net, self._free = net, net.scale_of.cpu() > 0
         self._whole: list[tuple[Weight, float]] = []
         self._mixed: list[tuple[Weight, Tensor]] = []

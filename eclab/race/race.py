@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from eclab.network.network import TracedNetwork
+    from eclab.facade import Network
     from eclab.network.spec import NetworkSpec
     from eclab.race.store import Result
 
@@ -105,7 +105,7 @@ class Race:
         )
         own, self.spec_json = build_model(model, self.config.seed, dtype, self.device)
         self.task: Task = make_task(dataset, own, dtype, self.device)
-        self.start_net: TracedNetwork = start_network(
+        self.start_net: Network = start_network(
             own, self.task, self.config.start, self.config.unbalance, self.config.seed
         )
         self._random = is_random(own, self.task.x)
@@ -250,7 +250,7 @@ class Race:
         self._begin()
 
     def interrupt_with(self, stop: Callable[[], bool] | None) -> None:
-        """Let `stop` cut an evaluation short: it is asked between chunks of 1,024 samples, the accuracy is then None."""
+        """Let `stop` cut an evaluation short: it is asked every 1,024 samples; the accuracy is then None."""
         self._stop = stop
 
     # -- controls -----------------------------------------------------------------------------------------------------

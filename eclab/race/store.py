@@ -85,9 +85,7 @@ class Result:
     def of(cls, race: Race) -> Result:
         """The result of a race so far, with a copy of the weights."""
         lanes = tuple(
-            LaneEnd(
-                lane.name, lane.label, lane.colour, lane.spec.kind, lane.lr, lane.state, lane.verdict, lane.guarded
-            )
+            LaneEnd(lane.name, lane.label, lane.colour, lane.spec.kind, lane.lr, lane.state, lane.verdict, lane.guarded)
             for lane in race.lanes
         )
         weights = {
@@ -102,7 +100,7 @@ class Result:
         return charts.race_chart(self.frame, self.lanes, self.events, theme=theme, x=x, smoothing=smoothing)
 
     def verdict(self) -> Verdict:
-        """Last and best test accuracy, loss, milliseconds a step, what diverged and where; with the caveat of one run."""
+        """Test accuracy, loss, milliseconds a step, what diverged and where; with the caveat of one run."""
         return judge(self.frame, self.lanes)
 
     def save(self, path: str | Path) -> Path:
@@ -116,7 +114,7 @@ class Result:
         folder = Path(path)
         if (folder / CONFIG).exists():
             raise CheckpointError(
-                f"{folder} already holds a run", allowed="a new folder; runs are never overwritten", fix="choose another"
+                f"{folder} already holds a run", allowed="a new folder; no run is overwritten", fix="choose another"
             )
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder} is a file", allowed="a new folder")

@@ -17,7 +17,7 @@ from eclab.race.batches import stream
 
 if TYPE_CHECKING:
     from eclab.data import Dataset
-    from eclab.network.network import TracedNetwork
+    from eclab.facade import Network
     from eclab.network.spec import NetworkSpec
 
 
@@ -169,7 +169,7 @@ def _size(shape: Sequence[int]) -> str:
     return "×".join(str(length) for length in shape) or "nothing"
 
 
-def start_network(model: nn.Module, task: Task, start: str, unbalance: float, seed: int) -> TracedNetwork:
+def start_network(model: nn.Module, task: Task, start: str, unbalance: float, seed: int) -> Network:
     """Trace the model and bring it to the start that all lanes share.
 
     Args:
@@ -195,7 +195,7 @@ def start_network(model: nn.Module, task: Task, start: str, unbalance: float, se
     return net
 
 
-def need_free_units(net: TracedNetwork) -> None:
+def need_free_units(net: Network) -> None:
     """A SettingError unless there is a unit to rescale."""
     if net.num_units == 0:
         raise SettingError(
@@ -205,7 +205,7 @@ def need_free_units(net: TracedNetwork) -> None:
         )
 
 
-def _check_gradients(net: TracedNetwork, task: Task) -> None:
+def _check_gradients(net: Network, task: Task) -> None:
     model = copy.deepcopy(net.model)
     functional.cross_entropy(model(task.x[:2]), task.y[:2]).backward()  # type: ignore[no-untyped-call]
     edges = {weight.name for weight in net.weights}

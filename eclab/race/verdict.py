@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from eclab.race.store import LaneEnd
 
 CAVEAT = (
-    "One run with one seed proves nothing: repeat it with at least five seeds and a grid of learning rates for each lane "
-    "before you call one better."
+    "One run with one seed proves nothing: repeat it with at least five seeds and a grid of learning rates for each "
+    "lane before you call one better."
 )
 LOSS_WINDOW = 50
 
