@@ -14,7 +14,10 @@ from eclab.network.network import TracedNetwork, Weight
 
 @dataclass(frozen=True)
 class Edge:
-    """One weight as an edge: ``parameter[index]`` from unit ``tail`` to unit ``head``."""
+    """One weight as an edge: ``parameter[index]`` from unit ``tail`` to unit ``head``.
+
+    ``parameter`` is empty for an edge of fixed weight 1, as an addition has them.
+    """
 
     parameter: str
     index: tuple[int, ...]
@@ -22,7 +25,7 @@ class Edge:
     head: int
 
     def __str__(self) -> str:
-        return f"{self.parameter}[{','.join(map(str, self.index))}]"
+        return f"{self.parameter}[{','.join(map(str, self.index))}]" if self.parameter else "1"
 
 
 @dataclass(frozen=True)
