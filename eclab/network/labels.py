@@ -9,7 +9,8 @@ from torch import Tensor
 
 def per_axis(merge: Callable[[Tensor, Tensor], None], labels: Tensor, axis: int) -> Tensor:
     """The units along ``axis``, int64 ``[size]``; elements that differ only in other places are merged into one."""
-    rows = compact(labels, keep=axis).movedim(axis, 0).flatten(1)
+    (short,) = compact(labels, keep=axis)
+    rows = short.movedim(axis, 0).flatten(1)
     first = rows[:, :1]
     differs = rows != first
     if bool(differs.any()):
@@ -17,12 +18,13 @@ def per_axis(merge: Callable[[Tensor, Tensor], None], labels: Tensor, axis: int)
     return first[:, 0]
 
 
-def compact(labels: Tensor, keep: int | None = None) -> Tensor:
-    """The same labels with every axis they are only repeated along cut to size 1."""
-    kept = None if keep is None else keep % labels.ndim
-    for axis, stride in enumerate(labels.stride()):
-        if stride == 0 and axis != kept:
-            labels = labels.narrow(axis, 0, 1)
+def compact(*labels: Tensor, keep: int | None = None) -> tuple[Tensor, ...]:
+    """The same labels, of one shape, with every axis that all of them are only repeated along cut to size 1."""
+    ndim = labels[0].ndim
+    for axis in range(ndim):
+        repeated = all(part.stride(axis) == 0 for part in labels)
+        if repeated and (keep is None or axis != keep % ndim):
+            labels = tuple(part.narrow(axis, 0, 1) for part in labels)
     return labels
 
 

@@ -200,12 +200,13 @@ def _add(tracer: Tracer, op: Op) -> Tensor:
 
 def _sum(tracer: Tracer, op: Op, one: Tensor, two: Tensor) -> Tensor:
     """Each pair of summands becomes a new unit, and all three share one scale."""
-    pair = compact(torch.stack(torch.broadcast_tensors(one, two), -1))
-    distinct, place = torch.unique(pair.reshape(-1, 2), dim=0, return_inverse=True)
+    one, two = compact(*torch.broadcast_tensors(one, two))
+    count = int(two.max()) + 1
+    distinct, place = torch.unique(one * count + two, return_inverse=True)
     units = tracer.new_units(len(distinct), op)
-    for side in (0, 1):
-        tracer.link(distinct[:, side], units)
-    return units[place].reshape(pair.shape[:-1]).expand(op.shape)
+    tracer.link(distinct // count, units)
+    tracer.link(distinct % count, units)
+    return units[place].expand(op.shape)
 
 
 def _add_parameter(tracer: Tracer, op: Op, value: Tensor, parameter: Any) -> Tensor:

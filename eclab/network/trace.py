@@ -104,7 +104,7 @@ class _Trace:
         self.norms.append(units)
 
     def pin(self, units: Tensor, reason: str) -> None:
-        self.pins.append((torch.unique(compact(units)), reason))
+        self.pins.append((torch.unique(compact(units)[0]), reason))
 
     def activate(self, op: Op, name: str, *, gate: bool) -> None:
         draft = self.made_by.get(op.refs()[0])
@@ -270,12 +270,13 @@ class _Graph:
 
     def __init__(self, items: tuple[Weight | Link, ...], nodes: int, inputs: int, normed: set[int]) -> None:
         self.nodes, self.inputs, self.normed = nodes, inputs, normed
-        self.enters, self.leaves, self.weighs = (torch.zeros(nodes, dtype=torch.bool) for _ in range(3))
+        enters, leaves, weighs = (torch.zeros(nodes, dtype=torch.bool) for _ in range(3))
         for edges in items:
-            self.enters[edges.head.reshape(-1)] = True
-            self.leaves[edges.tail.reshape(-1)] = True
+            enters[edges.head.reshape(-1)] = True
+            leaves[edges.tail.reshape(-1)] = True
             if isinstance(edges, Weight):
-                self.weighs[edges.tail.reshape(-1)] = True
+                weighs[edges.tail.reshape(-1)] = True
+        self.enters, self.leaves, self.weighs = enters.tolist(), leaves.tolist(), weighs.tolist()
         ties = [(edges.head, edges.tail) for edges in items if isinstance(edges, Link)]
         self.component = _components(nodes, ties).tolist()
         self.members: dict[int, list[int]] = {}
@@ -290,13 +291,13 @@ def _reasons(trace: _Trace, number: Tensor, graph: _Graph) -> dict[int, str]:
         for unit in torch.unique(number[units]).tolist():
             reasons.setdefault(unit, reason)
     for unit in range(graph.inputs + 1, graph.nodes):
-        if not bool(graph.leaves[unit]) and unit not in graph.normed:
+        if not graph.leaves[unit] and unit not in graph.normed:
             reasons.setdefault(unit, "no weight leaves it")
-        if not bool(graph.enters[unit]):
+        if not graph.enters[unit]:
             reasons.setdefault(unit, "no weight leads to it")
     for members in graph.members.values():
         pinned = next((unit for unit in members if unit in reasons), None)
-        if pinned is not None:
+        if len(members) > 1 and pinned is not None:
             for unit in members:
                 reasons.setdefault(unit, f"an addition ties it to a unit that cannot scale: {reasons[pinned]}")
     return reasons
@@ -304,23 +305,25 @@ def _reasons(trace: _Trace, number: Tensor, graph: _Graph) -> dict[int, str]:
 
 def _scales(graph: _Graph, reasons: dict[int, str]) -> tuple[Tensor, Tensor]:
     """The scale of each unit, and which scales nothing downstream feels."""
-    scale_of = torch.zeros(graph.nodes, dtype=torch.int64)
+    scale_of = [0] * graph.nodes
     free: list[int] = []
     count = 0
     for members in sorted(graph.members.values()):
         if members[0] > graph.inputs and members[0] not in reasons:
             count += 1
-            scale_of[members] = count
-            if not bool(graph.weighs[members].any()):
+            for unit in members:
+                scale_of[unit] = count
+            if not any(graph.weighs[unit] for unit in members):
                 free.append(count)
-    return scale_of, torch.tensor(free, dtype=torch.int64)
+    return torch.tensor(scale_of), torch.tensor(free, dtype=torch.int64)
 
 
 def _ends(trace: _Trace, number: Tensor, graph: _Graph) -> Tensor:
     """Where paths end: the model's outputs, and what only receives weights, as logits before a softmax."""
     found = [number[trace.values[ref][0]].reshape(-1) for ref in trace.operations[-1].refs() if ref in trace.values]
-    listed = [unit for labels in found for unit in labels.tolist() if bool(graph.enters[unit])]
-    listed += [unit for unit in (graph.enters & ~graph.leaves).nonzero().flatten().tolist() if unit not in graph.normed]
+    listed = [unit for labels in found for unit in labels.tolist() if graph.enters[unit]]
+    ends = (unit for unit in range(graph.nodes) if graph.enters[unit] and not graph.leaves[unit])
+    listed += [unit for unit in ends if unit not in graph.normed]
     return torch.tensor([unit for unit in dict.fromkeys(listed) if unit > graph.inputs], dtype=torch.int64)
 
 
@@ -337,9 +340,10 @@ def _units(trace: _Trace, number: Tensor, graph: _Graph, scale_of: Tensor, reaso
     for labels, name in [*((draft.units, draft.name) for draft in trace.layers), *trace.named]:
         for index, unit in enumerate(number[labels].tolist()):
             places.setdefault(unit, []).append((name, index))
-    sharing = Counter(scale_of.tolist())
+    scales = scale_of.tolist()
+    sharing = Counter(scales)
     units = []
     for node in range(graph.inputs + 1, graph.nodes):
-        state = "pinned" if node in reasons else "tied" if sharing[int(scale_of[node])] > 1 else "free"
+        state = "pinned" if node in reasons else "tied" if sharing[scales[node]] > 1 else "free"
         units.append(Unit(node, *places[node][0], state, reasons.get(node, "")))
     return tuple(units)
