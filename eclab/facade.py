@@ -10,6 +10,9 @@ from eclab.classes.audit import Audit, audit, summary
 from eclab.network.network import TracedNetwork
 from eclab.network.trace import trace_network
 from eclab.paths.chart import Chart
+from eclab.paths.counts import count_paths
+from eclab.paths.norms import path_norm
+from eclab.paths.top import TopPath, top_paths
 
 
 class Network(TracedNetwork):
@@ -25,20 +28,14 @@ class Network(TracedNetwork):
 
     def count_paths(self) -> int:
         """How many paths lead from a source to an output, exactly; see :func:`~eclab.paths.counts.count_paths`."""
-        from eclab.paths.counts import count_paths
-
         return count_paths(self)
 
-    def top_paths(self, k: int = 10, x: Any = None) -> Any:
+    def top_paths(self, k: int = 10, x: Any = None) -> list[TopPath]:
         """The ``k`` largest paths by ``|value|``, active on ``x``; see :func:`~eclab.paths.top.top_paths`."""
-        from eclab.paths.top import top_paths
-
         return top_paths(self, k, x)
 
     def path_norm(self, p: float = 1.0, log: bool = True) -> float:
         """``(Σ |v_p|^p)^{1/p}`` of the unrolled network; see :func:`~eclab.paths.norms.path_norm`."""
-        from eclab.paths.norms import path_norm
-
         return path_norm(self, p, log)
 
     def __str__(self) -> str:

@@ -48,6 +48,12 @@ def dense(
     return nn.Sequential(*layers[:-1])
 
 
+def joined(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A model's outputs side by side, ``[samples, outputs]``."""
+    outputs = output if isinstance(output, tuple) else (output,)
+    return torch.cat([value.flatten(1) for value in outputs], 1)
+
+
 class Functional(nn.Module):
     """A forward pass of one's own: nested modules, functions in place of modules, a reshape with the batch size."""
 

@@ -154,7 +154,7 @@ def wrap(
 def stratified_split(labels: Tensor, test_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of training and test samples, in order: of every class the same share, drawn by `seed`."""
     share: object = test_share
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+    if not isinstance(share, (int, float)) or not 0 < share < 1:
         raise DataError(f"the test share is {test_share!r}", allowed="a number above 0 and below 1")
     rng, held = np.random.default_rng(seed), torch.zeros(len(labels), dtype=torch.bool)
     for label in np.unique(labels.numpy()):

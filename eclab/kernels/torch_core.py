@@ -71,7 +71,8 @@ def row_sums(plan: Plan, weights: Sequence[Tensor], gradients: Sequence[Tensor |
 def _sum_over_tails(weight: Tensor, gradient: Tensor, heads: Tensor) -> Tensor:
     spread = [axis for axis, size in enumerate(heads.shape) if size == 1]
     if spread and spread == [*range(1, weight.ndim)]:
-        return torch.linalg.vecdot(weight.flatten(1), gradient.flatten(1))
+        sums: Tensor = torch.linalg.vecdot(weight.flatten(1), gradient.flatten(1))
+        return sums
     product = weight * gradient
     return (product.sum(spread) if spread else product).reshape(-1)
 

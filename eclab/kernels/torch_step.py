@@ -105,6 +105,8 @@ def apply(
     chain, cout = prepared.chain, prepared.cout
     alpha = chain.cout / cout
     for k, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+        if gradient is None:  # a frozen weight; its ends are ground, so no factor reaches it
+            continue
         heads, tails, buffer = plan.heads[k], plan.tails[k], buffers[k]
         if buffer is None:
             keep = (1 - settings.lr * settings.weight_decay) * alpha
@@ -119,9 +121,6 @@ def apply(
                 )
             keep, gradient = alpha, direction
             beta, gamma = (settings.lr / cout)[heads], (1 / chain.cin)[tails]
-        if gradient is None:
-            weight.mul_(core.spread(keep, heads, weight))
-            continue
         if prepared.wide:
             beta, gamma = core.split_pair(beta, gamma)
         move = gradient * gamma.to(weight.dtype)
@@ -135,7 +134,7 @@ def apply(
 
 def _direction(
     weight: Tensor,
-    gradient: Tensor | None,
+    gradient: Tensor,
     heads: Tensor,
     tails: Tensor,
     chain: core.Chains,
@@ -143,9 +142,7 @@ def _direction(
 ) -> Tensor:
     """``δ + λ v`` of a whole weight; what it holds at skeleton edges is overwritten later."""
     cin, cout = chain.cin[tails], chain.cout[heads]
-    direction = torch.zeros_like(weight)
-    if gradient is not None:
-        direction = gradient * (1 / cin).to(weight.dtype) * (1 / cout).to(weight.dtype)
+    direction = gradient * (1 / cin).to(weight.dtype) * (1 / cout).to(weight.dtype)
     if settings.weight_decay:
         decayed = weight * cin.to(weight.dtype) * cout.to(weight.dtype)
         direction = direction.add_(decayed, alpha=settings.weight_decay)
@@ -154,7 +151,7 @@ def _direction(
 
 def _accumulate(
     weight: Tensor,
-    gradient: Tensor | None,
+    gradient: Tensor,
     buffer: Tensor,
     heads: Tensor,
     tails: Tensor,

@@ -109,13 +109,19 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
             allowed="an nn.Module without data-dependent control flow, and an input of the shape it expects",
             fix="run model(x) first; what runs there and not here is a case for torch.export's documentation",
         ) from None
-    return [*_operations(program)]
+    return _operations(program, _first_names(model))
 
 
-def _operations(program: Any) -> list[Op]:
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Per parameter name the first one of the same tensor: layers that share a weight then share its name."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def _operations(program: Any, names: dict[str, str]) -> list[Op]:
     signature = program.graph_signature
     kinds: dict[str, tuple[str, str]] = {}
-    kinds |= {name: ("parameter", target) for name, target in signature.inputs_to_parameters.items()}
+    kinds |= {name: ("parameter", names[target]) for name, target in signature.inputs_to_parameters.items()}
     kinds |= {name: ("buffer", target) for name, target in signature.inputs_to_buffers.items()}
     kinds |= {name: ("constant", target) for name, target in signature.inputs_to_lifted_tensor_constants.items()}
     user_outputs = set(signature.user_outputs)

@@ -54,8 +54,11 @@ class Tracer(Protocol):
         """The value went through an activation; ``gate`` where that can switch a unit off."""
 
 
-class NoRule(Exception):
-    """Raised by a rule for a form of its operation that it does not know; the units are then pinned."""
+class NoRuleError(Exception):
+    """Raised by a rule for a form of its operation that it does not know; the units are then pinned.
+
+    Its text, if it has one, becomes the reason.
+    """
 
 
 Labelling = Callable[[Tracer, Op], Tensor]
@@ -84,7 +87,7 @@ def carried(tracer: Tracer, ref: Any) -> Tensor:
     """Labels of an argument that must carry units."""
     labels = tracer.labels(ref)
     if labels is None:
-        raise NoRule
+        raise NoRuleError
     return labels
 
 
@@ -106,7 +109,7 @@ def weighted(tracer: Tracer, op: Op, kind: str, weight: Any, bias: Any, tails: T
     """New units behind a weight; ``axes`` are the weight's (head, tail) axes and ``tails`` broadcast to its shape."""
     name, bias_name = tracer.parameter(weight), tracer.parameter(bias)
     if name is None:
-        raise NoRule
+        raise NoRuleError(f"the weight{at(op)} is computed, not a parameter")
     shape = tracer.shape(weight)
     units = tracer.new_units(op.shape[1] if kind == "transposed" else shape[axes[0]], op)
     tracer.edges(name, kind, _heads(units, shape, axes[0]), tails, axes)
@@ -136,7 +139,7 @@ def _linear(tracer: Tracer, op: Op) -> Tensor:
 def _matmul(tracer: Tracer, op: Op) -> Tensor:
     value, weight = op.args[:2]
     if tracer.parameter(weight) is None or len(tracer.shape(weight)) != 2:
-        raise NoRule
+        raise NoRuleError
     tails = per_axis(tracer.merge, carried(tracer, value), -1)
     return weighted(tracer, op, "linear", weight, None, tails[:, None], (1, 0)).expand(op.shape)
 
@@ -194,7 +197,7 @@ def _add(tracer: Tracer, op: Op) -> Tensor:
         return _sum(tracer, op, labels[0], labels[1])
     value, other = (labels[0], two) if labels[0] is not None else (labels[1], one)
     if value is None or tracer.parameter(other) is None:
-        raise NoRule
+        raise NoRuleError
     return _add_parameter(tracer, op, value, other)
 
 
@@ -214,7 +217,7 @@ def _add_parameter(tracer: Tracer, op: Op, value: Tensor, parameter: Any) -> Ten
     shape, name = tracer.shape(parameter), tracer.parameter(parameter)
     labels = value.expand(op.shape)
     if name is None or len(shape) > len(op.shape):
-        raise NoRule
+        raise NoRuleError
     for axis, size in enumerate((1,) * (len(op.shape) - len(shape)) + shape):
         if size == 1:
             first = labels.narrow(axis, 0, 1)
@@ -230,7 +233,7 @@ def _times(tracer: Tracer, op: Op) -> Tensor:
     one, two = op.args[:2]
     numbers = [arg for arg in (one, two) if isinstance(arg, int | float)]
     if len(numbers) != 1 or (op.name == "aten.div" and isinstance(one, int | float)):
-        raise NoRule
+        raise NoRuleError
     return carried(tracer, one if isinstance(two, int | float) else two)
 
 
@@ -244,11 +247,11 @@ def _mean(tracer: Tracer, op: Op) -> Tensor:
     value, axes, keep = arguments(op, input=None, dim=None, keepdim=False)
     labels = carried(tracer, value)
     if axes is None or 0 in [axis % labels.ndim for axis in axes]:
-        raise NoRule
+        raise NoRuleError
     for axis in sorted((axis % labels.ndim for axis in axes), reverse=True):
         first = labels.narrow(axis, 0, 1)
         if bool((labels != first).any()):
-            raise NoRule
+            raise NoRuleError
         labels = first if keep else first.squeeze(axis)
     return labels.expand(op.shape)
 

@@ -17,7 +17,7 @@ from eclab.errors import TraceError
 from eclab.network.graph import Op, Ref, read_graph
 from eclab.network.labels import compact
 from eclab.network.network import SOURCE, Layer, Link, TracedNetwork, Unit, Weight
-from eclab.network.rules import BY_NAME, NoRule, at
+from eclab.network.rules import BY_NAME, NoRuleError, at
 
 
 @dataclass
@@ -133,16 +133,15 @@ class _Trace:
         given = [ref for ref in op.refs() if ref in self.values]
         if not given:
             return
-        rule = BY_NAME.get(op.name)
         try:
-            labels = rule.label(self, op) if rule else None
-        except NoRule:
-            labels = None
-        if labels is None:
+            if op.name not in BY_NAME:
+                raise NoRuleError
+            labels = BY_NAME[op.name].label(self, op)
+        except NoRuleError as error:
             for ref in given:
-                self.pin(self.values[ref], f"{op.name}{at(op)} has no rule here, so its inputs keep their scale")
+                self.pin(self.values[ref], str(error) or f"{op.name}{at(op)} has no rule, so its inputs keep their scale")
             labels = self.source(op)
-            self.pin(labels, f"it comes from {op.name}{at(op)}, which has no rule here")
+            self.pin(labels, str(error) or f"it comes from {op.name}{at(op)}, which has no rule")
         self.values[self.current] = labels
         made_by = self.made_by.get(given[0])
         if made_by is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -164,7 +164,8 @@ class ECSGD(Optimizer):
             nesterov=bool(group["nesterov"]),
             guard=float(group["guard"]),
         )
-        buffers = [self._buffer(weight) if settings.momentum else None for weight in weights]
+        pairs = zip(weights, gradients, strict=True)
+        buffers = [self._buffer(w) if settings.momentum and g is not None else None for w, g in pairs]
         plan = self.chart.plan_on(weights[0].device)
         prepared = kernel.prepare(plan, weights, gradients, buffers, settings)
         if not prepared.finite:
@@ -197,14 +198,22 @@ class ECSGD(Optimizer):
         held = self.state[weight].get(_MOMENTUM) if weight in self.state else None
         return held if held is not None else torch.zeros_like(weight)
 
-    def _refuse_missing(self, gradients: Iterable[Tensor | None]) -> None:
-        trainable = zip(self.chart.weights, gradients, strict=True)
-        missing = [w.name for w, gradient in trainable if gradient is None and w.parameter.requires_grad]
+    def _refuse_missing(self, gradients: Sequence[Tensor | None]) -> None:
+        without = [w for w, gradient in zip(self.chart.weights, gradients, strict=True) if gradient is None]
+        missing = [w.name for w in without if w.parameter.requires_grad]
         if missing:
             raise ChartError(
                 f"the gradient of {', '.join(missing)} is missing while others are there",
                 allowed="gradients for all weights of the network, or for none",
                 fix="check that the loss depends on the whole network and that backward() ran",
+            )
+        scale = self.net.scale_of
+        frozen = [w.name for w in without if bool(scale[w.head].any() or scale[w.tail].any())]
+        if frozen:
+            raise ChartError(
+                f"{', '.join(frozen)} was frozen (requires_grad is False) after the model was traced",
+                allowed="weights that train as they did when the model was traced",
+                fix="trace the model again and build a new optimizer",
             )
 
     def _diagnosis(self, weights: list[Tensor], gradients: list[Tensor | None]) -> EclabError:

@@ -71,6 +71,8 @@ class ReferenceECSGD:
     def step(self) -> None:
         """One step from the parameters' ``.grad``."""
         w, g = self._read()
+        if not w.all():
+            raise ChartError("a weight is 0", allowed="weights that are not 0", fix="use the fast ECSGD")
         v = self.coordinates(w)
         v_new = self._base_step(v, self.gradients(w, g))
         held = self.on_skeleton & (v_new / v < self.guard)
@@ -105,8 +107,6 @@ class ReferenceECSGD:
 
     def allocate(self, w: Floats, v: Floats) -> Floats:
         """The weights with these coordinates and the tree weights of ``w``: solves ``B log w = log v``."""
-        if not (w.all() and v.all()):
-            raise ChartError("a weight or a path value is 0", allowed="weights that are not 0")
         free = ~self.on_tree
         right = np.log(v.astype(complex)) - self.B[:, self.on_tree] @ np.log(w[self.on_tree].astype(complex))
         solved = np.linalg.solve(self.B[:, free].astype(complex), right)

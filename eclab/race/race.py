@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from eclab.errors import SettingError
-from eclab.race import controls, settings
+from eclab.race import checkpoint, controls, settings
 from eclab.race.batches import BatchOrder
 from eclab.race.config import Config
 from eclab.race.interrupt import whole_steps
 from eclab.race.lanes import Lane, parse_lanes
 from eclab.race.measure import accuracy, train_step
 from eclab.race.record import Event, Record, RecordLog
+from eclab.race.store import Result
 from eclab.race.task import SharedNoise, Task, build_model, find_data, is_random, make_task, start_network
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from eclab.facade import Network
     from eclab.network.spec import NetworkSpec
-    from eclab.race.store import Result
 
 
 class Race:
@@ -236,8 +236,6 @@ class Race:
 
     def result(self) -> Result:
         """What was recorded so far, with a copy of the weights."""
-        from eclab.race.store import Result
-
         return Result.of(self)
 
     def reset(self) -> None:
@@ -372,9 +370,7 @@ class Race:
         return controls.overhead(self, lane, against)
 
     def checkpoint(self, path: str | Path) -> Path:
-        """Write everything needed to continue exactly, into one safetensors file (no pickle), at once or not at all."""
-        from eclab.race import checkpoint
-
+        """Write all that is needed to continue exactly into one safetensors file (no pickle), whole or not at all."""
         return checkpoint.write(self, Path(path))
 
     def restore(self, path: str | Path) -> None:
@@ -383,8 +379,6 @@ class Race:
         Raises:
             CheckpointError: truncated, of another race, or of a newer version; nothing is changed.
         """
-        from eclab.race import checkpoint
-
         checkpoint.restore(self, Path(path))
 
     @classmethod
@@ -402,6 +396,4 @@ class Race:
         Raises:
             CheckpointError: truncated, of another network or other data, or of a newer version.
         """
-        from eclab.race import checkpoint
-
         return checkpoint.resume(Path(path), model, data, device)

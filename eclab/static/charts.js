@@ -2,7 +2,7 @@
 
 import { choice, h, write } from "./dom.js";
 import { count, num, percent } from "./format.js";
-import { nearest, smoothed, thinned } from "./series.js";
+import { bounds, nearest, smoothed, smoothingFor, thinned } from "./series.js";
 import { dressedSpec, vegaConfig, vegaEmbed } from "./vega.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
@@ -114,6 +114,23 @@ export class Charts {
   }
 }
 
+/**
+ * Rows of the events; of those too close to be read side by side only the gravest keeps its text.
+ * @param {{step: number, text: string, kind?: string}[]} events @param {number} last step on the axis
+ * @returns {{x: number, text: string, kind: string}[]}
+ */
+export function eventMarks(events, last) {
+  // the axis says at which step, the inspector says why
+  const rows = events.map((e) => ({ x: e.step, text: e.text.split(":")[0].replace(/ at step [\d,]+/, ""), kind: e.kind ?? "" }));
+  const near = Math.max(last, 1) * 0.3;
+  rows.forEach((row, k) => {
+    const rivals = rows.filter((other, j) => j !== k && other.text && Math.abs(other.x - row.x) < near);
+    const grave = row.kind === "diverged";
+    if (rivals.some((r) => (r.kind === "diverged" && !grave) || (rows.indexOf(r) < k && (r.kind === "diverged") === grave))) row.text = "";
+  });
+  return rows;
+}
+
 /** One chart: a chooser as its title, an axis switch, the reading under the crosshair. */
 class Panel {
   /** @param {Charts} charts @param {any} spec @param {any[]} all */
@@ -121,6 +138,7 @@ class Panel {
     Object.assign(this, { charts, ctx: charts.ctx, home: spec.name, spec });
     this.title = choice("", all.map((s) => ({ name: s.name, label: s.title })), spec.name, (name) => {
       this.spec = all.find((s) => s.name === name);
+      this.element.title = this.spec.note ?? "";
       this.draw();
     });
     this.title.classList.add("ec-charttitle");
@@ -128,7 +146,7 @@ class Panel {
     this.reading = h("span", { class: "ec-reading" });
     this.axis = h("button", { type: "button", class: "ec-link", title: "switch between a logarithmic and a linear axis", onclick: () => this.#toggleLog() });
     this.host = h("div", { class: "ec-vega" });
-    this.plot = h("div", { class: "ec-plot" }, this.host);
+    this.plot = h("div", { class: "ec-plot", "data-blank": "drawing the axes …" }, this.host);
     this.element = h("div", { class: "ec-chart" }, h("header", {}, this.title, this.reading, this.axis), this.plot);
     this.generation = 0;
     this.plot.addEventListener("pointermove", (e) => this.#move(e));
@@ -161,12 +179,12 @@ class Panel {
       if (generation !== this.generation) return;
       const style = getComputedStyle(this.element);
       const read = (name) => style.getPropertyValue(name).trim();
-      const signed = this.spec.scale === "symlog";
       const natural = this.spec.scale === "linear" ? !this.log : this.log;
       const spec = dressedSpec(this.spec.spec, { colours: (this.ctx.state?.lanes ?? []).map((l) => read(`--ec-lane${l.colour % 8}`)),
-        log: natural ? null : this.log, signed });
+        log: natural ? null : this.log, read });
       const host = h("div", { class: "ec-vega" });
-      made = await embed(host, spec, { mode: "vega", actions: false, renderer: "canvas", defaultStyle: false, config: vegaConfig(read), hover: false, tooltip: false });
+      made = await embed(host, spec, { mode: "vega", actions: false, renderer: "canvas", defaultStyle: false,
+        config: vegaConfig(read), hover: false, tooltip: false, logLevel: 1 });
       if (generation !== this.generation) return made.finalize();
       // the old picture stays until the new one is there
       this.made?.finalize();
@@ -199,23 +217,26 @@ class Panel {
   }
 
   feed() {
-    if (!this.made || !this.element.offsetParent) return;
+    if (!this.made || !this.element.offsetParent) return undefined;
     const [raw, soft] = [[], []];
     const positive = this.log && this.spec.scale !== "symlog";
+    const all = (this.ctx.state?.lanes ?? []).map((_, index) => this.#points(index));
+    const [floor, top] = SHARES.includes(this.spec.column) ? [-Infinity, Infinity] : bounds(all.map((p) => p.values));
+    const kept = (value) => !positive || value > 0;
+    const held = (value) => Math.min(Math.max(value, floor), top);
     (this.ctx.state?.lanes ?? []).forEach((lane, index) => {
-      const { steps, values } = this.#points(index);
-      const calm = smoothed(values, this.charts.smooth);
-      for (const i of thinned(values, POINTS)) {
-        if (positive && !(values[i] > 0 && calm[i] > 0)) continue;
-        raw.push({ lane: lane.label, x: steps[i], y: values[i] });
-        soft.push({ lane: lane.label, x: steps[i], y: calm[i] });
-      }
+      const { steps } = all[index];
+      const values = all[index].values.map(held);
+      const calm = smoothed(values, smoothingFor(this.charts.smooth, values.length));
+      for (const i of thinned(values, POINTS)) if (kept(values[i])) raw.push({ lane: lane.label, x: steps[i], y: values[i] });
+      for (const i of thinned(calm, POINTS)) if (kept(calm[i])) soft.push({ lane: lane.label, x: steps[i], y: calm[i] });
     });
-    const events = (this.ctx.frame?.events ?? []).map((e) => ({ x: e.step, text: e.text, kind: e.kind ?? (/diverged/.test(e.text) ? "diverged" : "") }));
+    if (raw.length === 0) return this.plot.setAttribute("data-blank", "press play, and the curve grows here");
+    this.plot.removeAttribute("data-blank");
     this.#data("curve", raw);
     this.#data("smooth", soft);
-    this.#data("events", events);
-    this.made.view.runAsync();
+    this.#data("events", eventMarks(this.ctx.frame?.events ?? [], raw.at(-1).x));
+    return this.made.view.runAsync();
   }
 
   /** @param {string} name @param {object[]} rows */
@@ -258,11 +279,17 @@ class Panel {
   /** @param {number | null} step */
   point(step) {
     this.#signal("hoverX", step);
-    write(this.reading, step === null ? "" : this.#readingText(step));
+    this.#read(step);
   }
 
   zoom() {
     this.#signal("domainX", this.charts.domain);
+  }
+
+  close() {
+    this.generation += 1;
+    this.made?.finalize();
+    this.made = null;
   }
 
   /** @param {string} name @param {any} value */
@@ -271,16 +298,17 @@ class Panel {
     this.made.view.signal(name, value).runAsync();
   }
 
-  /** The real, unsmoothed values nearest to a step. @param {number} step */
-  #readingText(step) {
-    let at = null;
-    const values = (this.ctx.state?.lanes ?? []).map((lane, index) => {
+  /** The real, unsmoothed values nearest to a step, in the lanes' colours. @param {number | null} step */
+  #read(step) {
+    const parts = [];
+    (step === null ? [] : (this.ctx.state?.lanes ?? [])).forEach((lane, index) => {
       const points = this.#points(index);
       const i = nearest(points.steps, step);
-      if (i < 0) return null;
-      at ??= points.steps[i];
-      return SHARES.includes(this.spec.column) ? percent(points.values[i]) : num(points.values[i]);
-    }).filter(Boolean);
-    return at === null ? "" : `${count(Math.round(at))}: ${values.join(" · ")}`;
+      if (i < 0) return;
+      if (parts.length === 0) parts.push(h("span", { text: `step ${count(Math.round(points.steps[i]))}` }));
+      const text = SHARES.includes(this.spec.column) ? percent(points.values[i]) : num(points.values[i]);
+      parts.push(h("b", { text, title: lane.label, style: `color:var(--ec-text${lane.colour % 8})` }));
+    });
+    this.reading.replaceChildren(...parts);
   }
 }

@@ -110,6 +110,7 @@ export function choice(label, entries, chosen, act) {
   }
   if (chosen && !known.some((e) => e.name === chosen)) control.append(h("option", { value: chosen, text: chosen }));
   control.value = chosen ?? "";
+  control.dataset.holds = control.value;
   const field = h("label", { class: "ec-field" }, h("span", { text: label }), control);
   return field;
 }

@@ -11,6 +11,11 @@ import { largeWeight, weightLook } from "./scales.js";
 export const SVG_EDGES = 500; // more than this and the lines go to the canvas
 const LEVELS = 8;
 
+/** One number for an edge: link below 2¹³, units below 2²⁰. @param {number} link @param {number} tail @param {number} head */
+function edgeKey(link, tail, head) {
+  return (link * 2 ** 20 + tail) * 2 ** 20 + head;
+}
+
 /** Draws all weights of the picture, and redraws them in place when they move. */
 export class Edges {
   /** @param {Context} ctx @param {SVGElement} group @param {HTMLCanvasElement} canvas */
@@ -31,6 +36,8 @@ export class Edges {
     this.onCanvas = total > SVG_EDGES;
     this.lines = [];
     this.group.replaceChildren();
+    const { tree = [], b = [] } = this.ctx.state.skeleton ?? {};
+    this.covered = new Set([...tree, ...b].map((e) => edgeKey(...e)));
     if (!this.onCanvas) links.forEach((_, index) => this.#lines(index));
     const ratio = globalThis.devicePixelRatio || 1;
     this.canvas.width = Math.round(layout.width * ratio);
@@ -46,6 +53,7 @@ export class Edges {
     for (const head of this.layout.columns[to].spots) {
       for (const tail of this.layout.columns[from].spots) {
         const element = svg("path", { d: edgePath(this.layout, from, to, tail.index, head.index), class: "ec-edge" });
+        element.classList.toggle("ec-covered", this.covered.has(edgeKey(link, tail.index, head.index)));
         this.lines.push({ element, link, tail: tail.index, head: head.index });
         this.group.append(element);
       }
@@ -94,9 +102,11 @@ export class Edges {
     const [start, end] = [this.layout.columns[from], this.layout.columns[to]];
     const [x0, x1] = edgeSpan(start, end);
     const bend = (x1 - x0) * 0.42;
+    const under = this.ctx.lens !== "race" && this.group.closest("[data-skeleton]") !== null;
     const paths = Array.from({ length: 2 * LEVELS }, () => /** @type {Path2D | null} */ (null));
     for (const head of end.spots) {
       for (const tail of start.spots) {
+        if (under && this.covered.has(edgeKey(index, tail.index, head.index))) continue;
         const weight = this.ctx.weight(index, tail.index, head.index);
         const { share } = weightLook(weight, this.large[index]);
         const slot = Math.min(LEVELS - 1, Math.floor(share * LEVELS)) + (weight < 0 ? LEVELS : 0);
@@ -179,7 +189,9 @@ export class Marks {
       const { from, to } = this.ctx.state.links[link];
       return svg("path", { d: edgePath(layout, from, to, tail, head), class: `ec-skel ec-skel-${kind}` });
     };
-    this.skeleton.replaceChildren(...b.map(line("b")), ...tree.map(line("tree")));
+    // an edge may be both: into its head as tree, out of its tail as b
+    const solid = new Set(tree.map((e) => e.join()));
+    this.skeleton.replaceChildren(...b.filter((e) => !solid.has(e.join())).map(line("b")), ...tree.map(line("tree")));
     this.mark();
   }
 

@@ -9,9 +9,9 @@
  */
 
 export const HEAD = 54; // room for the layers' names
-export const FOOT = 46; // room for the Build handles
+export const FOOT = 56; // room for the Build handles
 const SIDE = 62;
-const MIN_GAP = 78;
+const MIN_GAP = 66;
 
 /**
  * Columns of units for a picture of the given size. The picture grows wider than asked when layers would touch.

@@ -55,7 +55,13 @@ export class Inspector {
     const chosen = ctx.selection;
     const own = [];
     if (chosen?.kind === "edge" && ctx.lens !== "paths") own.push(...weightCards(ctx, patches));
-    if (chosen?.kind === "unit") own.push(...this.#unit(chosen));
+    if (chosen?.kind === "unit") {
+      const cards = h("div", { class: "ec-stack" }, ...this.#unit(chosen));
+      patches.push(() => {
+        cards.hidden = cards.childElementCount === 0 || (ctx.lens === "paths" && ctx.hover?.kind === "edge");
+      });
+      own.push(cards);
+    }
     if (chosen?.kind === "layer" && ctx.lens !== "build" && this.#folded(chosen.layer)) own.push(goTo(ctx, chosen.layer));
     return [...own, ...parts];
   }

@@ -35,10 +35,10 @@ function render({ model, el }) {
   const top = new TopBar(ctx, () => toggleHelp(help, top));
   const toolbar = h("div", { class: "ec-toolbar", role: "toolbar", "aria-label": "tools of the lens" });
   const heading = h("h3", { class: "ec-title" });
-  const lane = h("span", { class: "ec-lanechoice" });
+  const corner = h("span", { class: "ec-corner" });
   const empty = h("div", { class: "ec-empty", role: "status" }, h("b", { text: "Waiting for the kernel" }),
     h("span", { text: "The network appears as soon as the cell has run. After a restart, run the cell again." }));
-  const area = h("main", { class: "ec-stage" }, h("div", { class: "ec-stagehead" }, heading, toolbar, lane), stage.element, legend(ctx), empty);
+  const area = h("main", { class: "ec-stage" }, h("div", { class: "ec-stagehead" }, h("div", { class: "ec-headline" }, heading, corner), toolbar), stage.element, legend(ctx), empty);
   const root = h("div", { class: "eclab", "data-lm-suppress-shortcuts": "true", "data-empty": "1" });
   ctx.notes = new Notes({ stage: area, timeline: timeline.region, charts: charts.element, lr: timeline.region, inspector: inspector.element,
     build: area, classes: area, paths: area, race: area });
@@ -47,7 +47,6 @@ function render({ model, el }) {
   const tools = () => {
     if (!ctx.state) return;
     root.removeAttribute("data-empty");
-    root.dataset.lens = ctx.lens;
     const lens = LENS_PARTS[ctx.lens];
     fill(heading, h("span", { text: `${lens.title}: ` }), h("span", { class: "ec-hint", text: ctx.state.own_model && ctx.lens === "build" ? "your own model" : lens.hint }));
     // a tool that is being typed in is not taken away
@@ -56,8 +55,14 @@ function render({ model, el }) {
       fill(toolbar, ...lens.toolbar(ctx), ...held);
     }
     toolbar.dataset.lens = ctx.lens;
-    fill(lane, ctx.state.lanes.length > 1 ? laneChooser(ctx) : null);
+    fill(corner, ...(lens.corner?.(ctx) ?? []), ctx.state.lanes.length > 1 ? laneChooser(ctx) : null);
   };
+  // another view of the same lab may have changed the lens
+  wire.settled = () => ctx.lens !== root.dataset.lens && ctx.tell("lens");
+  ctx.on("lens", () => {
+    root.dataset.lens = ctx.lens;
+  });
+  root.dataset.lens = ctx.lens;
   ctx.on(["state", "lens"], tools);
   ctx.on("lens", () => {
     ctx.notes.say(`${LENS_PARTS[ctx.lens].title} lens`);
@@ -67,8 +72,9 @@ function render({ model, el }) {
   connect(ctx);
   const unwatch = watchTheme(root, () => ctx.tell("theme"));
   el.append(root);
-  wire.send("hello");
+  const greet = greeter(ctx);
   return () => {
+    clearInterval(greet);
     unwatch();
     stage.close();
     charts.close();
@@ -77,6 +83,18 @@ function render({ model, el }) {
     wire.close();
     root.remove();
   };
+}
+
+/** Says hello until the kernel answers: a page may be there before its kernel is. @param {Context} ctx */
+function greeter(ctx) {
+  let left = 4;
+  ctx.wire.send("hello");
+  const timer = setInterval(() => {
+    left -= 1;
+    if (ctx.state || left < 0) clearInterval(timer);
+    else ctx.wire.send("hello");
+  }, 4000);
+  return timer;
 }
 
 /** @param {HTMLElement} help @param {TopBar} top */

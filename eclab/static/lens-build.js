@@ -20,11 +20,18 @@ function buildToolbar(ctx) {
   const activation = choice("activation", state.activations ?? [], state.spec?.activation ?? hiddenActivation(state), (value, control) =>
     wire.send("edit", { op: "activation", activation: value, value }, control));
   const bias = tick("bias", hasBias(state), (on, control) => wire.send("edit", { op: "bias", bias: on, value: on }, control));
-  const undo = iconButton("undo", "undo (Ctrl+Z)", () => wire.send("undo", {}, undo));
-  const redo = iconButton("redo", "redo (Ctrl+Y)", () => wire.send("redo", {}, redo));
+  return [data, preset, activation, bias, start];
+}
+
+/** Undo and files, beside the title. @param {Context} ctx @returns {HTMLElement[]} */
+function buildCorner(ctx) {
+  const { state, wire } = ctx;
+  if (state.own_model) return [];
+  const undo = iconButton("undo", "undo (Ctrl+Z)", () => wire.send("undo", {}, undo), "ec-round ec-tiny");
+  const redo = iconButton("redo", "redo (Ctrl+Y)", () => wire.send("redo", {}, redo), "ec-round ec-tiny");
   [undo.disabled, redo.disabled] = [!state.can_undo, !state.can_redo];
-  const save = iconButton("save", "save the network as a file", () => wire.send("save", {}, save));
-  return [data, preset, activation, bias, start, h("span", { class: "ec-group" }, undo, redo, save, loader(ctx))];
+  const save = iconButton("save", "save the network as a file", () => wire.send("save", {}, save), "ec-round ec-tiny");
+  return [h("span", { class: "ec-group" }, undo, redo, save, loader(ctx))];
 }
 
 /** @param {Context} ctx */
@@ -34,7 +41,7 @@ function loader(ctx) {
     file.value = "";
     if (chosen) ctx.wire.send("spec", { spec: await chosen.text() }, open);
   } });
-  const open = iconButton("load", "load a network from a file", () => file.click());
+  const open = iconButton("load", "load a network from a file", () => file.click(), "ec-round ec-tiny");
   return h("span", {}, open, file);
 }
 
@@ -119,4 +126,4 @@ function buildPanel(ctx, patches) {
   return [...parts, ...hints];
 }
 
-export const buildLens = { name: "build", title: "Build", hint: "add, widen and remove layers in the picture", toolbar: buildToolbar, panel: buildPanel };
+export const buildLens = { name: "build", title: "Build", hint: "add, widen and remove layers in the picture", toolbar: buildToolbar, corner: buildCorner, panel: buildPanel };

@@ -10,11 +10,12 @@ const ROLES = {
   tree: "skeleton, tree",
   "skeleton b-edge": "skeleton, b-edge",
   b: "skeleton, b-edge",
-  basis: "one basis path of its own",
+  basis: "basis",
 };
 
 /** @param {Context} ctx */
 export function askPaths(ctx) {
+  ctx.pathsStep = ctx.frame?.step;
   ctx.pathsAsked = ctx.wire.send("paths", { k: 12, active: Boolean(ctx.settings.active) });
 }
 
@@ -93,12 +94,14 @@ function pathTable(ctx, patches) {
     if (!paths.rows?.length) fill(body, h("tr", {}, h("td", { colspan: 3, class: "ec-mute", text: "no path is active on this sample" })));
   });
   return card(h("div", { class: "ec-cardhead" }, h("span", { text: "paths" }), total), exact,
-    h("table", { class: "ec-table" }, h("thead", {}, h("tr", {}, h("th", { text: "value" }), h("th", { text: "way" }), h("th", { text: "on", title: "active on the sample" }))), body));
+    h("table", { class: "ec-table" }, h("thead", {}, h("tr", {}, h("th", { text: "value" }), h("th", { text: "way", title: "units from input to output" }), h("th", { text: "on", title: "active on the sample" }))), body));
 }
 
 /** @param {Context} ctx @param {any} row */
 function pathRow(ctx, row) {
-  const way = row.edges.map((e, k) => (k === 0 ? `${e.tail < 0 ? "bias" : stopName(ctx, e.from, e.tail)} → ` : "") + stopName(ctx, e.to, e.head)).join(" → ");
+  const first = row.edges[0];
+  const way = [first.tail < 0 ? "bias" : first.tail + 1, ...row.edges.map((e) => e.head + 1)].join("→");
+  const spelled = [first.tail < 0 ? "bias" : stopName(ctx, first.from, first.tail), ...row.edges.map((e) => stopName(ctx, e.to, e.head))].join(" → ");
   const light = () => {
     const off = ctx.lit === row.edges;
     [ctx.lit, ctx.litPath] = off ? [null, null] : [row.edges, row];
@@ -110,7 +113,7 @@ function pathRow(ctx, row) {
       e.stopPropagation();
       light();
     }
-  } }, h("td", { class: "ec-num", "data-sign": row.value < 0 ? "-" : "+", text: num(row.value) }), h("td", { text: way, title: way }),
+  } }, h("td", { class: "ec-num", "data-sign": row.value < 0 ? "-" : "+", text: num(row.value) }), h("td", { text: way, title: spelled }),
   h("td", { text: row.active === null || row.active === undefined ? "" : row.active ? "●" : "○", title: row.active ? "active" : "not active" }));
   line.edges = row.edges;
   return line;

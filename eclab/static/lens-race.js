@@ -7,6 +7,7 @@ import { colourOf, differencePixels, mapPixels, PlaneMap } from "./maps.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
+const WARM = 30;
 const CLASS_VARS = ["--ec-class0", "--ec-class1", "--ec-lane3", "--ec-lane5", "--ec-lane6", "--ec-lane7"];
 
 /** @param {Context} ctx @returns {HTMLElement[]} */
@@ -83,14 +84,15 @@ function speedCard(ctx, patches) {
   return card(readings(patches, [
     ["device", () => ctx.state.facts?.device ?? "—"],
     ...rows,
-    ["EC-SGD overhead", () => overheadText(ctx), "time of an EC-SGD iteration beside an SGD iteration, medians of the last 100"],
+    ["EC overhead", () => overheadText(ctx), "time of an EC-SGD iteration beside an SGD iteration, medians of the last 100"],
   ]));
 }
 
 /** @param {Context} ctx */
 export function overheadText(ctx) {
   const share = ctx.frame?.overhead;
-  if (share === null || share === undefined) return "—";
+  // the first steps warm up caches and say nothing
+  if (share === null || share === undefined || ctx.frame.step < WARM) return "—";
   return `${share >= 0 ? "+" : "−"}${num(Math.abs(share), 2)} %`;
 }
 

@@ -22,8 +22,9 @@ export function connect(ctx) {
   });
   wire.on("inspect", (content) => takeInspect(ctx, content));
   wire.on("paths", (content) => {
-    if (!wire.mine(content.id)) return;
+    if (content.id !== ctx.pathsAsked) return;
     ctx.paths = content;
+    relight(ctx);
     ctx.tell("paths");
   });
   wire.on("same", (content) => {
@@ -37,8 +38,8 @@ export function connect(ctx) {
   wire.on("message", (content) => {
     if (!wire.mine(content.id)) return;
     ctx.notes.show(content.level ?? "info", content.text, { control: wire.controls.get(content.id), where: content.where });
-    if (content.level === "error") ctx.tell("state");
   });
+  wire.used = (control) => ctx.notes.clear(control);
   ctx.fetchVega = () => new Promise((resolve) => {
     wire.on("vega", (_, buffers) => resolve(numbers(buffers[0], Uint8Array)));
     wire.send("vega");
@@ -74,6 +75,14 @@ function forget(ctx) {
   if (gone) ctx.selection = null;
 }
 
+/** A lit path stays lit with its new values, as long as it is among the top. @param {Context} ctx */
+function relight(ctx) {
+  const way = (edges) => edges.map((e) => `${e.link},${e.tail},${e.head}`).join();
+  const row = ctx.lit ? ctx.paths.rows?.find((r) => way(r.edges) === way(ctx.lit)) : null;
+  [ctx.lit, ctx.litPath] = row ? [row.edges, row] : [null, null];
+  ctx.tellSoon("lit");
+}
+
 /** @param {Context} ctx @param {any} frame @param {any[]} buffers */
 function takeFrame(ctx, frame, buffers) {
   if (frame.n !== undefined) ctx.wire.send("ack", { n: frame.n });
@@ -91,6 +100,7 @@ function takeFrame(ctx, frame, buffers) {
     ctx.settling.delete(key);
     ctx.dragged.delete(key);
   }
+  if (ctx.lens === "paths" && !frame.running && frame.step !== ctx.pathsStep) askPaths(ctx);
   ctx.tellSoon("frame");
   ctx.tellSoon("curves");
   const now = performance.now();

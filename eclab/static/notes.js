@@ -31,9 +31,16 @@ export class Notes {
     const note = h("div", { class: "ec-note", "data-level": level }, h("b", { text: `${WORDS[level] ?? ""}: ` }),
       h("span", { text }), iconButton("close", "dismiss", close, "ec-turn"));
     host.append(note);
-    if (level === "error" && control?.matches("input, select")) control.setAttribute("aria-invalid", "true");
+    if (level === "error" && control?.matches("input, select")) this.#refuse(control);
     this.say(`${WORDS[level] ?? ""}: ${text}`);
     if (level === "info") this.#later(7000, close);
+  }
+
+  /** A field keeps what was typed and is marked; a choice goes back to what holds. @param {any} control */
+  #refuse(control) {
+    if (control.matches("select")) control.value = control.dataset.holds ?? control.value;
+    else if (control.matches("[type=checkbox]")) control.checked = !control.checked;
+    else control.setAttribute("aria-invalid", "true");
   }
 
   /** A control was used again: what was said about it is over. @param {Element | null | undefined} control */

@@ -54,20 +54,21 @@ function pager(ctx, index) {
 function buildHandles(ctx, layout) {
   if (ctx.state.own_model) return [];
   const { layers } = ctx.state;
-  const top = layout.height - FOOT + 8;
+  const top = layout.height - FOOT + (layout.gap < 126 ? 2 : 8);
   const parts = [];
+  const low = layout.gap < 126 ? 25 : 0; // too narrow for both side by side
   layout.columns.forEach((column, index) => {
     const layer = layers[index];
-    if (index > 0 && index < layers.length - 1) parts.push(widthHandle(ctx, layer, index, column.x, top));
+    if (index > 0 && index < layers.length - 1) parts.push(widthHandle(ctx, layer, index, column.x, top, low > 0));
     if (index === layers.length - 1) return;
     const middle = (column.x + layout.columns[index + 1].x) / 2;
-    parts.push(addHandle(ctx, index, middle, top, layout.height));
+    parts.push(addHandle(ctx, index, middle, top + low, layout.height));
   });
   return parts;
 }
 
-/** @param {Context} ctx @param {any} layer @param {number} index @param {number} x @param {number} top */
-function widthHandle(ctx, layer, index, x, top) {
+/** @param {Context} ctx @param {any} layer @param {number} index @param {number} x @param {number} top @param {boolean} low */
+function widthHandle(ctx, layer, index, x, top, low) {
   const what = layer.kind === "conv" ? "channel" : "unit";
   const place = { layer: index, name: layer.name, spec_index: layer.spec_index };
   const resize = (by) => (event) => {
@@ -76,7 +77,7 @@ function widthHandle(ctx, layer, index, x, top) {
   };
   const less = iconButton("minus", `${layer.label}: one ${what} less (Shift: 8)`, resize(-1), "ec-handle");
   less.disabled = layer.width <= 1;
-  const row = h("div", { class: "ec-widths", style: `left:${x}px;top:${top}px` }, less,
+  const row = h("div", { class: low ? "ec-widths ec-tight" : "ec-widths", style: `left:${x}px;top:${top}px` }, less,
     h("span", { class: "ec-widthnow", text: count(layer.width) }),
     iconButton("plus", `${layer.label}: one ${what} more (Shift: 8)`, resize(1), "ec-handle"),
     iconButton("close", `remove ${layer.label}`, () => ctx.wire.send("edit", { op: "remove", ...place }, row), "ec-handle ec-remove"));

@@ -95,6 +95,24 @@ export class Curves {
 }
 
 /**
+ * Between what values a chart is drawn. A lane that explodes leaves at the top instead of pressing all others flat:
+ * beyond a hundred times what nearly all values keep to, points sit on the edge.
+ * @param {ArrayLike<number>[]} curves
+ * @returns {[number, number]}
+ */
+export function bounds(curves) {
+  const sample = [];
+  for (const values of curves) {
+    const stride = Math.max(1, Math.floor(values.length / 400));
+    for (let i = 0; i < values.length; i += stride) sample.push(Math.abs(values[i]));
+  }
+  if (sample.length < 20) return [-Infinity, Infinity];
+  sample.sort((a, b) => a - b);
+  const usual = sample[Math.floor((sample.length - 1) * 0.9)];
+  return usual > 0 ? [-100 * usual, 100 * usual] : [-Infinity, Infinity];
+}
+
+/**
  * Exponential moving average without the bias of its start.
  * @param {ArrayLike<number>} values
  * @param {number} weight 0 (raw) … <1
@@ -109,6 +127,18 @@ export function smoothed(values, weight) {
     out[i] = sum / mass;
   }
   return out;
+}
+
+/**
+ * The moving average's weight for a curve of n points: the slider's value for 500 points, and the same share of the
+ * curve for any other length, so that a long run is not left as noise nor a short one flattened.
+ * @param {number} slider 0 … <1
+ * @param {number} n
+ * @returns {number}
+ */
+export function smoothingFor(slider, n) {
+  const points = (slider / (1 - slider)) * (n / 500);
+  return points / (1 + points);
 }
 
 /**
@@ -149,26 +179,4 @@ export function nearest(ascending, x) {
     else high = middle;
   }
   return Math.abs(ascending[high] - x) < Math.abs(ascending[low] - x) ? high : low;
-}
-
-/**
- * Rows for one chart: raw and smoothed values of all lanes, thinned.
- * @param {Curves} curves
- * @param {{label: string}[]} lanes
- * @param {string} field
- * @param {{smooth: number, log: boolean, limit: number}} how
- * @returns {{step: number, lane: string, value: number, smooth: number}[]}
- */
-export function chartRows(curves, lanes, field, how) {
-  const rows = [];
-  lanes.forEach((lane, index) => {
-    const { steps, values } = curves.points(index, field);
-    const soft = how.smooth > 0 ? smoothed(values, how.smooth) : values;
-    for (const i of thinned(values, how.limit)) {
-      // a log axis has no place for zero or below
-      if (how.log && !(values[i] > 0 && soft[i] > 0)) continue;
-      rows.push({ step: steps[i], lane: lane.label, value: values[i], smooth: soft[i] });
-    }
-  });
-  return rows;
 }

@@ -41,6 +41,7 @@ export class Stage {
       this.element.dataset.lens = ctx.lens;
       if (this.layout) drawOverlay(ctx, this.overlay, this.layout);
       this.mark();
+      this.paint();
     });
     ctx.on(["frame", "view"], () => this.paint());
     ctx.on(["selection", "hover", "inspect", "lit"], () => this.mark());
@@ -77,6 +78,7 @@ export class Stage {
     this.picture.setAttribute("width", width);
     this.picture.setAttribute("height", height);
     this.element.dataset.lens = ctx.lens;
+    this.sheet.toggleAttribute("data-crowded", this.layout.columns.some((c) => c.spacing < 13));
     this.edges.rebuild(this.layout, this.#palette());
     this.units.rebuild(this.layout);
     this.marks.rebuild(this.layout);
@@ -91,6 +93,7 @@ export class Stage {
     this.edges.paint();
     this.marks.paint();
     this.units.paint();
+    if (this.ctx.hover && !this.press) write(this.tip, this.#tipText(this.ctx.hover));
   }
 
   mark() {

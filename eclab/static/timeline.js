@@ -34,9 +34,12 @@ export class Timeline {
   }
 
   build() {
+    const lanes = JSON.stringify(this.ctx.state.lanes ?? []);
+    if (lanes === this.built) return this.patch();
+    this.built = lanes;
     this.rows.clear();
     fill(this.lanes, ...(this.ctx.state.lanes ?? []).map((lane) => this.#lane(lane)));
-    this.patch();
+    return this.patch();
   }
 
   /** @param {any} lane */
@@ -55,6 +58,7 @@ export class Timeline {
     const name = h("button", { type: "button", class: "ec-lanebutton", title: `about ${lane.label}`, onclick: pick },
       h("i", { class: "ec-swatch", style: `background:var(--ec-lane${lane.colour % 8})` }), h("span", { text: lane.label }));
     const verdict = h("b", { class: "ec-lanestate" });
+    rate.hidden = lane.lr === null || lane.lr === undefined;
     const row = h("div", { class: "ec-lane", role: "listitem" }, name, rate, verdict);
     this.rows.set(lane.name, { row, name, rate: rate.control, verdict, lane });
     return row;
@@ -74,7 +78,7 @@ export class Timeline {
       const gone = now.state === "diverged";
       write(verdict, gone ? "diverged" : accuracyText(now));
       verdict.dataset.tone = gone ? "bad" : "";
-      verdict.title = gone ? (now.verdict ?? "") : "test accuracy";
+      verdict.title = gone ? (now.verdict ?? "") : now.test_acc === null || now.test_acc === undefined ? "training accuracy" : "test accuracy";
       patch(name, "aria-pressed", String(ctx.selection?.kind === "lane" && ctx.selection.lane === lane.name));
     }
     this.#texts(frame);
@@ -91,12 +95,13 @@ export class Timeline {
       this.play.setAttribute("aria-label", label);
     }
     const [done, total] = [frame.step ?? 0, frame.total_steps ?? this.ctx.state?.race?.total_steps ?? 0];
-    write(this.step, total ? `step ${count(done)} / ${count(total)}` : `step ${count(done)}`);
+    write(this.step, total ? `step ${count(done)}\nof ${count(total)}` : `step ${count(done)}`);
     this.bar.firstChild.style.transform = `scaleX(${total ? Math.min(1, done / total) : 0})`;
     patch(this.bar, "aria-valuemax", total || 1);
     patch(this.bar, "aria-valuenow", done);
-    this.play.disabled = Boolean(frame.finished);
-    this.stepButton.disabled = Boolean(frame.running || frame.finished);
+    const still = this.ctx.state?.trainable === false;
+    this.play.disabled = Boolean(frame.finished || still);
+    this.stepButton.disabled = Boolean(frame.running || frame.finished || still);
     this.stopButton.disabled = !frame.running;
     this.resetButton.disabled = !frame.running && !done;
   }
@@ -107,9 +112,11 @@ export class Timeline {
     const slowest = speeds.length ? Math.min(...speeds.map(([, v]) => Number(v))) : null;
     const parts = [];
     if (slowest !== null) parts.push(`${brief(slowest)} steps/s`);
-    if (frame.overhead !== null && frame.overhead !== undefined) parts.push(`EC step ${overheadText(this.ctx)}`);
-    if (frame.finished) parts.push("finished");
-    write(this.speed, parts.join(" · ") || "all lanes train in lockstep on the same batches");
+    if (overheadText(this.ctx) !== "—") parts.push(`EC step ${overheadText(this.ctx)}`);
+    if (frame.finished) parts.push("finished: ↺ starts anew");
+    const idle = this.ctx.state?.trainable === false ? "no labels were given, so there is nothing to train: eclab.Lab(model, x, y)"
+      : "all lanes train in lockstep on the same batches";
+    write(this.speed, parts.join(" · ") || idle);
     this.speed.title = speeds.map(([lane, v]) => `${lane}: ${brief(Number(v))} steps/s`).join("\n");
     const event = frame.events?.at(-1);
     write(this.eventLine, event ? (event.text.includes("step") ? event.text : `${event.text} at step ${count(event.step)}`) : "");

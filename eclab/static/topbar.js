@@ -17,11 +17,11 @@ export class TopBar {
       title: `${TITLES[lens]} (${k + 1})`, onclick: () => ctx.look(lens) })]));
     const choices = h("div", { class: "ec-lenses", role: "radiogroup", "aria-label": "lens" }, ...this.lenses.values());
     this.facts = h("div", { class: "ec-facts" });
-    const save = iconButton("save", "save the network as a file", () => ctx.wire.send("save", {}, save), "ec-plain");
+    this.save = iconButton("save", "save the network as a file", () => ctx.wire.send("save", {}, this.save), "ec-plain");
     this.help = h("button", { type: "button", class: "ec-plain", text: "?", "aria-label": "keys and help", title: "keys and help (?)",
       "aria-expanded": "false", onclick: help });
     this.element = h("header", { class: "ec-top" }, h("span", { class: "ec-brand", text: "eclab" }), choices, this.facts,
-      h("span", { class: "ec-space" }), save, this.help);
+      h("span", { class: "ec-topend" }, this.save, this.help));
     ctx.on("state", () => this.patch());
     ctx.on("lens", () => this.patch());
     this.patch();
@@ -34,9 +34,10 @@ export class TopBar {
       patch(control, "tabindex", on ? "0" : "-1");
     }
     const facts = this.ctx.state?.facts;
+    this.save.disabled = !facts || this.ctx.state.own_model;
     if (!facts) return;
     const chips = [
-      chip([["net", facts.net, "layers of the network"]]),
+      chip([["net", facts.net, `layers of the network: ${facts.net}`]]),
       chip([["data", facts.data, "data set"]]),
       chip([["m", count(facts.m), "number of weights"], ["H", count(facts.H), "free hidden units"],
         ["m−H", count(facts.class_dim), "dimension of the class space"], ["H/m", percent(facts.ratio), "redundant share of the weights"]]),

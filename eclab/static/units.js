@@ -63,6 +63,8 @@ export class Units {
       const picked = chosen?.kind === "unit" && chosen.layer === mark.layer && chosen.unit === mark.unit;
       patch(mark.ring, "r", ringRadius(c, mark.half).toFixed(1));
       patch(mark.group, "data-moved", moved ? "1" : "0");
+      patch(mark.tag, "x", (Math.max(ringRadius(c, mark.half), mark.half) * 0.75 + 6).toFixed(1));
+      patch(mark.tag, "y", (-Math.max(ringRadius(c, mark.half), mark.half) * 0.75 - 2).toFixed(1));
       write(mark.tag, (moved && mark.half > 6) || (picked && moved) ? times(c) : "");
     }
   }

@@ -21,28 +21,57 @@ export function vegaEmbed(fetchBundle) {
   return globalThis[KEY];
 }
 
+// the light colours the kernel compiles with, and what this page calls them
+const COMPILED = { "#5d646e": "--ec-mute", "#eceff2": "--ec-grid", "#e0e0e0": "--ec-line", "#1f2328": "--ec-ink", "#b3261e": "--ec-trouble" };
+const POWERS = ["10⁻⁹", "10⁻⁸", "10⁻⁷", "10⁻⁶", "10⁻⁵", "10⁻⁴", "0.001", "0.01", "0.1", "1", "10", "100", "1000", "10⁴", "10⁵", "10⁶", "10⁷", "10⁸", "10⁹"];
+const EXPONENT = "(log(datum.value) / LN10)";
+const DECADE = `abs(${EXPONENT} - round(${EXPONENT})) < 1e-6`;
+const LEADING = `round(datum.value / pow(10, floor(${EXPONENT} + 1e-9)))`;
+const SPAN = "log(domain('y')[1] / domain('y')[0]) / LN10";
+const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.45 && indexof([2, 5], ${LEADING}) < 0))`;
+
 /**
- * The compiled specification as this page shows it: lanes in the page's colours, the axis asked for.
+ * The compiled specification as this page shows it: lanes and axes in the page's colours, the axis asked for.
  * @param {any} spec
- * @param {{colours: string[], log: boolean | null, signed: boolean}} how log null: as the specification has it
+ * @param {{colours: string[], log: boolean | null, read: (name: string) => string}} how log null: as the specification has it
  * @returns {any}
  */
-export function dressedSpec(spec, { colours, log, signed }) {
-  const dressed = structuredClone(spec);
+export function dressedSpec(spec, { colours, log, read }) {
+  const text = JSON.stringify(spec).replace(/#[0-9a-f]{6}/g, (hex) => (COMPILED[hex] ? read(COMPILED[hex]) : hex));
+  const dressed = JSON.parse(text);
   dressed.background = "transparent";
-  for (const scale of dressed.scales ?? []) {
-    if (scale.name === "color" && colours.length > 0) scale.range = colours;
-    if (scale.name !== "y" || log === null) continue;
-    const type = log ? (signed ? "symlog" : "log") : "linear";
-    if (scale.type === type) continue;
-    scale.type = type;
-    delete scale.constant;
-    if (type === "log") {
-      scale.zero = false;
-      scale.base = 10;
-    }
-  }
+  dressed.padding = { left: 2, right: 8, top: 5, bottom: 2 };
+  const y = (dressed.scales ?? []).find((s) => s.name === "y");
+  if (y && log !== null) retype(y, log);
+  for (const scale of dressed.scales ?? []) if (scale.name === "color" && colours.length > 0) scale.range = colours;
+  for (const axis of dressed.axes ?? []) dressAxis(axis, y?.type ?? "linear");
   return dressed;
+}
+
+/** @param {any} scale @param {boolean} log */
+function retype(scale, log) {
+  scale.type = log ? "log" : "linear";
+  delete scale.constant;
+  delete scale.base;
+  if (log) scale.zero = false;
+}
+
+/** Fixed room for labels, so that nothing jumps while numbers grow; powers of ten on logarithmic axes. @param {any} axis @param {string} type */
+function dressAxis(axis, type) {
+  if (axis.labels !== false) axis.minExtent = axis.maxExtent = axis.scale === "y" ? 38 : 16;
+  if (axis.scale === "x") axis.labelFlush = 20;
+  if (axis.scale !== "y" || type === "linear") return;
+  if (type === "symlog") {
+    const decades = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10];
+    const values = [...decades.map((d) => -d).reverse(), 0, ...decades];
+    axis.values = { signal: `max(abs(domain('y')[0]), abs(domain('y')[1])) > 20 ? ${JSON.stringify(values)} : null` };
+    axis.format = "~s";
+    return;
+  }
+  axis.encode ??= {};
+  const labels = `${DECADE} ? ${JSON.stringify(POWERS)}[round(${EXPONENT}) + 9] : ${HIDDEN} ? '' : format(datum.value, '~g')`;
+  if (axis.labels !== false) axis.encode.labels = { update: { text: { signal: labels } } };
+  if (axis.grid) axis.encode.grid = { update: { opacity: { signal: `${DECADE} || !${HIDDEN} ? 1 : 0` } } };
 }
 
 /**
@@ -51,8 +80,7 @@ export function dressedSpec(spec, { colours, log, signed }) {
  * @returns {object}
  */
 export function vegaConfig(read) {
-  const axis = { labelColor: read("--ec-mute"), titleColor: read("--ec-mute"), gridColor: read("--ec-grid"), domainColor: read("--ec-line"),
-    tickColor: read("--ec-line"), labelFontSize: 11, titleFontSize: 11, labelFont: read("--ec-font"), titleFont: read("--ec-font"),
-    titleFontWeight: "normal" };
-  return { background: "transparent", view: { stroke: null }, axis, style: { cell: { stroke: "transparent" } } };
+  const font = read("--ec-font");
+  const guide = { font, fill: read("--ec-mute") };
+  return { background: "transparent", axis: { labelFont: font, titleFont: font }, style: { cell: { stroke: "transparent" }, "guide-label": guide } };
 }

@@ -30,10 +30,15 @@ export class Wire {
     this.sent = 0;
     /** @type {Map<string, Element>} the control that sent a command, for messages in place */
     this.controls = new Map();
+    /** @type {((control: Element) => void) | null} told when a control is used again */
+    this.used = null;
     /** @type {Map<string, (content: any, buffers: any[]) => void>} */
     this.handlers = new Map();
     this.receive = (content, buffers) => this.handlers.get(content?.type)?.(content, buffers ?? []);
     model.on("msg:custom", this.receive);
+    /** @type {(() => void) | null} */
+    this.settled = null;
+    model.on("change:settings", (this.changed = () => this.settled?.()));
   }
 
   /**
@@ -46,6 +51,7 @@ export class Wire {
     this.sent += 1;
     const id = `${this.prefix}:${this.sent}`;
     if (control) {
+      this.used?.(control);
       this.controls.set(id, control);
       if (this.controls.size > 200) this.controls.delete(this.controls.keys().next().value);
     }
@@ -65,6 +71,7 @@ export class Wire {
 
   close() {
     this.model.off("msg:custom", this.receive);
+    this.model.off("change:settings", this.changed);
     this.handlers.clear();
     this.controls.clear();
   }

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eclab.charts.live import LaneLook
+    from eclab.charts.look import LaneLook
 
 ENTRY = "lab.js"
 _IMPORT = re.compile(r"""^import \{([^}]*)\} from "\./([\w-]+\.js)";\s*$""")
@@ -132,10 +132,8 @@ def compiled_charts(lanes: Sequence[LaneLook]) -> list[dict[str, Any]]:
     They are compiled once and kept in the cache folder, so that Altair is not even imported the next time.
     """
 
-    from eclab import __version__
-
     looks = [(lane.label, lane.colour) for lane in lanes]
-    key = f"charts-{__version__}-{version('vl-convert-python')}-{_digest(repr(looks) + _charts_source())}.json"
+    key = f"charts-{version('vl-convert-python')}-{_digest(repr(looks) + _charts_source())}.json"
     found: list[dict[str, Any]] = json.loads(cached(key, lambda: json.dumps(_compile(lanes)).encode()))
     return found
 

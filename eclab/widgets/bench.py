@@ -22,18 +22,23 @@ if TYPE_CHECKING:
     from eclab.race.lanes import Lane
     from eclab.race.race import Race
 
+BATCH = 64
+
 PROBE = 64
 """Samples on which the lab measures outputs and gradients."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How races are made in this lab; names and units are those of :class:`eclab.Race`."""
+    """How races are made in this lab; names and units are those of :class:`eclab.Race`.
+
+    Without a batch size it is 64, or all samples where there are fewer.
+    """
 
     lanes: str | Sequence[Any] = ("sgd", "ec-sgd")
     lr: float | Mapping[str, float] = 0.1
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: int = 100
+    batch_size: int | None = None
     seed: int = 0
     device: str | torch.device = "auto"
     start: str = "skeleton"
@@ -48,9 +53,10 @@ class Settings:
         """The settings there are."""
         return tuple(setting.name for setting in fields(cls))
 
-    def race_arguments(self) -> dict[str, Any]:
-        """As keyword arguments of a race."""
-        return {setting.name: getattr(self, setting.name) for setting in fields(self)}
+    def race_arguments(self, samples: int) -> dict[str, Any]:
+        """As keyword arguments of a race on so many training samples."""
+        found = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        return {**found, "batch_size": min(BATCH, samples) if self.batch_size is None else self.batch_size}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +147,7 @@ class Bench:
             from eclab.race.race import Race
 
             source: Any = setup.spec if setup.model is None else setup.model
-            self.race = Race(source, setup.data, **setup.settings.race_arguments())
+            self.race = Race(source, setup.data, **setup.settings.race_arguments(len(setup.data.x_train)))
             self.x, self.y = self.race.task.x[:PROBE], self.race.task.y[:PROBE]
             self.lanes = [LaneView(lane.name, lane.label, lane.colour, lane.net, lane) for lane in self.race.lanes]
         self.picture = Picture(self.lanes[0].net, self.lanes[0].chart)
@@ -183,7 +189,7 @@ class Bench:
 
 
 def _look_only(setup: Setup) -> tuple[Tensor, Network]:
-    import eclab
+    from eclab.facade import trace
     from eclab.race import settings
 
     if setup.model is None or setup.x is None:
@@ -192,4 +198,4 @@ def _look_only(setup: Setup) -> tuple[Tensor, Network]:
     dtype = setup.settings.dtype
     x = torch.as_tensor(setup.x)[:PROBE].to(device=device, dtype=dtype)
     model = copy.deepcopy(setup.model).to(device=device, dtype=dtype)
-    return x, eclab.trace(model, x)
+    return x, trace(model, x)

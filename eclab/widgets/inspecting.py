@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from eclab.classes import function_change, same_class
 from eclab.errors import SettingError
 from eclab.network.run import active_units
 from eclab.paths.skeleton import Edge
@@ -71,8 +72,6 @@ def _common(totals: Tensor | None) -> float | None:
 
 
 def _before_after(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, units: Tensor) -> dict[str, Any]:
-    import eclab
-
     base = scaling.before(lane)
     units = units.cpu()
     after = _finite(now.norms(units))
@@ -80,7 +79,7 @@ def _before_after(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, 
     change: dict[str, Any] = {"max_abs": 0.0, "bound": 0.0, "same": True}
     if base is not None:
         before = _finite(base.measure.norms(units))
-        moved = eclab.function_change(base.state, lane.net, bench.x)
+        moved = function_change(base.state, lane.net, bench.x)
         change = {"max_abs": finite(moved.max_abs), "bound": finite(moved.bound), "same": bool(moved)}
     return {"before": before, "after": after, "change": change, "why": now.why}
 
@@ -113,9 +112,8 @@ def edge(bench: Bench, lane: LaneView, now: Measure, asked: Mapping[str, Any]) -
     if not tree:
         path = lane.chart.basis_path(found.parameter, found.index)
         answer["path"] = {
-            **_path(bench, path.edges, _values(lane, path.edges), path.value),
-            "log_value": finite(path.log_value),
-            "monomial": " · ".join(map(str, path.edges)),
+            **_path(bench, path.edges, path.values, path.value),
+            "monomial": path.monomial,
             "active": _active(bench, lane, path.edges),
         }
     return answer
@@ -198,9 +196,7 @@ def lane_facts(bench: Bench, lane: LaneView, now: Measure) -> dict[str, Any]:
 
 def same(bench: Bench, one: LaneView, two: LaneView) -> dict[str, Any]:
     """Whether two lanes' networks are members of one class, in numbers and in words."""
-    import eclab
-
-    found = eclab.same_class(one.net, two.net, bench.x)
+    found = same_class(one.net, two.net, bench.x)
     if found.same:
         text = f"{one.label} and {two.label} are members of one class"
     else:

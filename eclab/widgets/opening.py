@@ -22,10 +22,11 @@ def know_only(settings: Mapping[str, Any]) -> None:
     """A :class:`SettingError` for a setting there is none of, with the one that is close.
 
     Example:
-        >>> know_only({"epoch": 3})
-        Traceback (most recent call last):
-        eclab.errors.SettingError: the lab has no setting 'epoch'. Allowed: data, lanes, lr, epochs, batch_size, seed, \
-device, start, unbalance, momentum, weight_decay, eval_every, dtype. To fix it: did you mean 'epochs'?
+        >>> try:
+        ...     know_only({"epoch": 3})
+        ... except SettingError as error:
+        ...     print(error.seen, "-", error.fix)
+        the lab has no setting 'epoch' - did you mean 'epochs'?
     """
     known = ("data", *Settings.names())
     for name in settings:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from eclab.classes import apply_scales_, random_rescale_
 from eclab.errors import ScaleError
 from eclab.widgets.measure import Measure, measure
 
@@ -111,13 +112,11 @@ class Scaling:
 
     def unbalance(self, sigma: float) -> None:
         """Rescale every free unit of all lanes by the same random log-normal factors."""
-        import eclab
-
         self.end_drag()
         lanes = self._bench.running()
         bases = {lane.name: self._base(lane) for lane in lanes}
         race = self._bench.race
-        used = eclab.random_rescale_(self._bench.net, sigma=sigma) if race is None else race.unbalance(sigma)
+        used = random_rescale_(self._bench.net, sigma=sigma) if race is None else race.unbalance(sigma)
         wanted = {name: _times(base.totals, used) for name, base in bases.items()}
         if any(base.totals for base in bases.values()):
             # from the base in one step, so that each weight is rounded once
@@ -176,9 +175,7 @@ class Scaling:
         if race is not None:
             race.rescale(scales, note="", lanes=[lane.name])
             return
-        import eclab
-
-        eclab.apply_scales_(lane.net, dict(scales))
+        apply_scales_(lane.net, dict(scales))
 
     def _mark(self, layer: str, unit: int | None, lanes: Sequence[LaneView]) -> None:
         """One mark on the charts for all drags of a unit between two steps."""

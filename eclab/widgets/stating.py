@@ -43,7 +43,7 @@ def state_message(session: LabSession) -> Message:
         "race": {
             "start": setup.settings.start,
             "unbalance": setup.settings.unbalance,
-            "batch_size": setup.settings.batch_size if race is None else race.batch_size,
+            "batch_size": 0 if race is None else race.batch_size,
             "weight_decay": setup.settings.weight_decay,
             "view_lane": session.viewed,
             "total_steps": 0 if race is None else race.total_steps,
