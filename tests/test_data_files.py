@@ -151,6 +151,14 @@ def test_mnist_is_not_taken_for_fashion_mnist(fashion_mnist: Path) -> None:
     assert f"the files in {fashion_mnist} are those of fashion-mnist, not of mnist" in message
 
 
+def test_the_files_of_mnist_are_known(tmp_path: Path) -> None:
+    write_idx_set(tmp_path, train=16)
+    first = np.array([5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7], np.uint8)  # as everyone has seen them drawn
+    (tmp_path / f"{LABELS}.gz").write_bytes(gzip.compress(idx(first)))
+    assert data.load("mnist", root=tmp_path).y_train.tolist() == first.tolist()
+    assert "are those of mnist, not of fashion-mnist" in refused(lambda: data.load("fashion-mnist", root=tmp_path))
+
+
 def spoilt(spoil: Callable[[bytes], bytes], packed: bool) -> Callable[[bytes], bytes]:
     """Spoils what is inside of a packed file, or the file itself."""
     return (lambda content: gzip.compress(spoil(gzip.decompress(content)))) if packed else spoil

@@ -242,3 +242,23 @@ def test_the_widget_loads_no_charts():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_is_heard_while_a_cell_runs():
+    from ipykernel.comm.comm import BaseComm
+
+    from eclab.widgets.lab import listen_while_busy
+
+    comm = BaseComm(comm_id="a", target_name="b")
+    comm._reply_subshell_id = None  # what it notes when the main thread writes
+    listen_while_busy(comm)
+    assert comm._reply_subshell_for({}, "the page's own") == "the page's own"
+    listen_while_busy(object())
+
+
+def test_run_waits_though_the_thread_is_slow_to_begin(make: Make):
+    for _ in range(20):
+        lab = make("2-3-2", data="circle", epochs=1)
+        lab.run(steps=2)
+        assert lab.race.position == 2
+        lab.close()

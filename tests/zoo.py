@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +35,16 @@ class Member:
 
     def trace(self, seed: int = 0, samples: int = 4) -> tuple[Network, Tensor]:
         """The traced model, and an input batch."""
+        net = copy.deepcopy(_traced(self))
         model, x = self.make(seed, samples)
-        return trace(model, x), x
+        net.model.load_state_dict(model.state_dict())
+        return net, x
+
+
+@cache
+def _traced(member: Member) -> Network:
+    """Tracing takes longer than most of what the tests then do, so each architecture is traced once."""
+    return trace(*member.make())
 
 
 def dense(

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except EclabError as error:
-        sys.stderr.write(f"eclab: {error}\n")
+        sys.stderr.write(f"eclab: {' '.join(str(error).split())}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("eclab: interrupted\n")

@@ -1,6 +1,6 @@
 """Notebooks as programs: parameters that are checked, numbers that are recorded, and a runner without a browser."""
 
-from eclab.notebook.kinds import Choice, Kind, Range, Text, Whole, parameters
+from eclab.notebook.kinds import Choice, Kind, Range, Several, Text, Whole, parameters
 from eclab.notebook.records import MIME_TYPE, record, recorded
 from eclab.notebook.runner import parameter_names, run
 
@@ -9,6 +9,7 @@ __all__ = [
     "Choice",
     "Kind",
     "Range",
+    "Several",
     "Text",
     "Whole",
     "parameter_names",

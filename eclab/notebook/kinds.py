@@ -122,6 +122,34 @@ class Text(Kind):
         return isinstance(value, str) and bool(value.strip())
 
 
+@dataclass(frozen=True)
+class Several(Kind):
+    """A list (or tuple) of values that are all of one kind.
+
+    Args:
+        kind: what each may be.
+        least, most: how many there may be.
+
+    Example:
+        >>> rates = Several(Range(0, 10, open_left=True), 1, 4)
+        >>> rates.holds([0.1, 1]), rates.holds([]), rates.holds(0.1), rates.holds([0.1, -1])
+        (True, False, False, False)
+    """
+
+    kind: Kind
+    least: int
+    most: int
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of {self.least} to {self.most}, each {self.kind.allowed}"
+
+    def holds(self, value: object) -> bool:
+        if not isinstance(value, list | tuple):
+            return False
+        return self.least <= len(value) <= self.most and all(map(self.kind.holds, value))
+
+
 def parameters(values: Mapping[str, Any], **kinds: Kind) -> None:
     """Checks a notebook's parameters; the cell behind the one tagged "parameters" calls it.
 

@@ -69,7 +69,7 @@ def recorded(notebook: str | Path | Mapping[str, Any]) -> dict[str, Plain]:
         {'m': 17}
     """
     found: dict[str, Plain] = {}
-    for cell in _cells(notebook):
+    for cell in cells_of(notebook):
         for output in cell.get("outputs", ()):
             content = output.get("data", {}).get(MIME_TYPE)
             if content is None:
@@ -113,18 +113,25 @@ def _shell() -> Any:
     return None if loaded is None else loaded.get_ipython()
 
 
-def _cells(notebook: str | Path | Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if isinstance(notebook, Mapping):
-        content: Any = notebook
-    else:
-        try:
-            content = json.loads(Path(notebook).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SettingError(f"the notebook {notebook} cannot be read ({error})", allowed="an .ipynb file") from error
-    cells = content.get("cells") if isinstance(content, Mapping) else None
-    if not isinstance(cells, list):
-        raise SettingError("there are no cells in it", allowed="a notebook of format 4", fix="open and save it once")
+def cells_of(notebook: str | Path | Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cells of a notebook of format 4.
+
+    Raises:
+        SettingError: there is no such file, or it is no such notebook.
+    """
+    content: Any = notebook if isinstance(notebook, Mapping) else _content(notebook)
+    cells = content.get("cells") if isinstance(content, Mapping) and content.get("nbformat", 4) == 4 else None
+    if not isinstance(cells, list) or not all(isinstance(cell, Mapping) for cell in cells):
+        named = "it" if isinstance(notebook, Mapping) else str(notebook)
+        raise SettingError(f"{named} is no notebook", allowed="a notebook of format 4, an .ipynb file")
     return cells
+
+
+def _content(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"the notebook {path} cannot be read ({error})", allowed="an .ipynb file") from error
 
 
 def _read(content: Any) -> tuple[str, Plain]:

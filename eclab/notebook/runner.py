@@ -10,7 +10,7 @@ from typing import Any
 
 from eclab import errors
 from eclab.errors import EclabError, SettingError
-from eclab.notebook.records import Plain, recorded
+from eclab.notebook.records import Plain, cells_of, recorded
 
 
 def parameter_names(path: str | Path) -> tuple[str, ...]:
@@ -20,15 +20,9 @@ def parameter_names(path: str | Path) -> tuple[str, ...]:
         SettingError: there is no such file, or it is no notebook.
     """
     import papermill
-    from nbformat.reader import NotJSONError
 
-    found = Path(path)
-    if not found.is_file():
-        raise SettingError(f"there is no notebook {path}", allowed="the path of an .ipynb file")
-    try:
-        return tuple(papermill.inspect_notebook(str(found)))
-    except (NotJSONError, KeyError, ValueError, AttributeError) as error:
-        raise SettingError(f"{path} is no notebook ({error})", allowed="an .ipynb file of format 4") from error
+    cells_of(path)  # papermill's own complaint would be a traceback through the upgrade of older formats
+    return tuple(papermill.inspect_notebook(str(path)))
 
 
 def run(

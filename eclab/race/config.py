@@ -27,7 +27,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return {**asdict(self), "lanes": [asdict(lane) for lane in self.lanes]}
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any]) -> Config:

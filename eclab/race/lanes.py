@@ -225,7 +225,7 @@ def _spec(asked: dict[str, Any], name: str, label: str, colour: int) -> LaneSpec
         kind.name,
         label,
         colour,
-        None if lr is None else settings.positive(lr, f"the learning rate of {name}"),
+        None if lr is None else settings.rate(lr, f"the learning rate of {name}"),
         None if momentum is None else settings.below_one(momentum, f"the momentum of {name}"),
         None if decay is None else settings.non_negative(decay, f"the weight decay of {name}"),
         options,

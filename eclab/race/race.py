@@ -17,7 +17,7 @@ from eclab.race.batches import BatchOrder
 from eclab.race.config import Config
 from eclab.race.interrupt import whole_steps
 from eclab.race.lanes import Lane, parse_lanes
-from eclab.race.measure import accuracy, train_step
+from eclab.race.measure import EVALUATION_CHUNK, accuracy, train_step
 from eclab.race.record import Event, Record, RecordLog
 from eclab.race.store import Result
 from eclab.race.task import SharedNoise, Task, build_model, find_data, is_random, make_task, start_network
@@ -210,7 +210,8 @@ class Race:
         due = self.position % self.eval_every == 0 or self.order.offset == 0
         if not (due and lane.running):
             return None
-        return accuracy(lane.model, self.task.x_test, self.task.y_test, self._stop)
+        test, chunk = (self.task.x_test, self.task.y_test), max(EVALUATION_CHUNK, self.batch_size)
+        return accuracy(lane.model, *test, self._stop, chunk)
 
     def __iter__(self) -> Iterator[Record]:
         """The records still to come, one after another; whole steps are taken, so breaking off loses nothing."""
@@ -248,7 +249,7 @@ class Race:
         self._begin()
 
     def interrupt_with(self, stop: Callable[[], bool] | None) -> None:
-        """Let `stop` cut an evaluation short: it is asked every 1,024 samples; the accuracy is then None."""
+        """Let `stop` cut an evaluation short: it is asked every few hundred samples; the accuracy is then None."""
         self._stop = stop
 
     # -- controls -----------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ class Race:
 
     def set_lr(self, lane: str | None, lr: float) -> None:
         """Change the learning rate of a lane, or of all with None, from the next step on. Marked as an event."""
-        rate = settings.positive(lr, "the learning rate")
+        rate = settings.rate(lr)
         controls.change(self, "lr", "lr", rate, self.lanes if lane is None else [self.lane(lane)])
 
     def set_weight_decay(self, weight_decay: float, lane: str | None = None) -> None:
@@ -314,8 +315,7 @@ class Race:
             sigma: standard deviation of the factors' logarithms; positive.
             lanes: only these.
 
-        Returns:
-            The factors, {layer: tensor [width]}.
+        Returns: the factors, {layer: tensor [width]}.
         """
         return controls.unbalance(self, sigma, lanes)
 
@@ -388,7 +388,7 @@ class Race:
         """A race that continues where a checkpoint was written.
 
         Args:
-            path: the checkpoint.
+            path: of the checkpoint, or of the folder it is in.
             model: the model, if the race was not built from a specification.
             data: the data, if they have no name `eclab.data.load` knows.
             device: as for `Race`.

@@ -10,12 +10,22 @@ import torch
 
 from eclab.errors import SettingError
 
+HIGHEST_RATE = 1e30
+
 
 def positive(value: object, what: str) -> float:
     """A finite number above 0, else a SettingError that names `what`."""
     number = _number(value, what, "a finite number > 0")
     if not (math.isfinite(number) and number > 0):
         raise SettingError(f"{what} is {value}", allowed="a finite number > 0", fix=f"give {what} a value such as 0.1")
+    return number
+
+
+def rate(value: object, what: str = "the learning rate") -> float:
+    """A learning rate: a finite number above 0, and not so large that single precision cannot hold its product."""
+    number = positive(value, what)
+    if number > HIGHEST_RATE:
+        raise SettingError(f"{what} is {value}", allowed=f"a finite number > 0 and at most {HIGHEST_RATE:g}")
     return number
 
 
@@ -96,7 +106,7 @@ def lane_rates(lr: object, names: Sequence[str], preset: Mapping[str, float]) ->
         SettingError: a rate that is not finite and positive, a lane that is not in the race, or one without a rate.
     """
     if not isinstance(lr, Mapping):
-        every = positive(lr, "the learning rate")
+        every = rate(lr)
         return {name: preset.get(name, every) for name in names}
     unknown = [str(name) for name in lr if name not in names]
     if unknown:
@@ -108,7 +118,7 @@ def lane_rates(lr: object, names: Sequence[str], preset: Mapping[str, float]) ->
         raise SettingError(
             f"no learning rate is given for {', '.join(missing)}", fix="give one number for all, or one for each lane"
         )
-    rates = {name: positive(rate, f"the learning rate of {name}") for name, rate in lr.items()}
+    rates = {name: rate(value, f"the learning rate of {name}") for name, value in lr.items()}
     return {name: preset[name] if name in preset else rates[name] for name in names}
 
 

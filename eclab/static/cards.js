@@ -49,7 +49,7 @@ export function readings(patches, rows) {
 export function scaleSlider(ctx, patches, layer, unit) {
   /** @type {Rescaling | null} */
   let move = null;
-  const now = () => (unit === null ? (ctx.dragged.get(`${layer}:*`) ?? 1) : ctx.scale(layer, unit));
+  const now = () => (unit === null ? (move?.now ?? 1) : ctx.scale(layer, unit));
   const value = h("b");
   const slider = h("input", { type: "range", class: "ec-slider", min: -DECADES, max: DECADES, step: 0.01, value: 0,
     "aria-label": unit === null ? "scale of the whole layer" : "scale c of this unit" });

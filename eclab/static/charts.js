@@ -4,10 +4,12 @@ import { choice, h, write } from "./dom.js";
 import { count, num, percent } from "./format.js";
 import { bounds, nearest, smoothed, smoothingFor, thinned } from "./series.js";
 import { dressedSpec, vegaConfig, vegaEmbed } from "./vega.js";
+import { paced } from "./wire.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
-const POINTS = 500;
+const POINTS = 320; // a line, in a chart about as many pixels wide
+const BUDGET = 12; // milliseconds
 const SHOWN = ["loss", "accuracy", "gauge"];
 const SHARES = ["test_acc", "train_acc"];
 
@@ -16,6 +18,7 @@ export class Charts {
   /** @param {Context} ctx */
   constructor(ctx) {
     this.ctx = ctx;
+    this.point = paced(40, (step) => this.panels.forEach((p) => p.point(step)));
     this.grid = h("div", { class: "ec-charts" });
     const smooth = h("input", { type: "range", class: "ec-slider ec-small", min: 0, max: 0.98, step: 0.02, "aria-label": "smoothing of the curves" });
     const now = h("span", { class: "ec-mute" });
@@ -41,7 +44,9 @@ export class Charts {
     this.bar = h("div", { class: "ec-chartbar" }, this.chooser, h("label", { class: "ec-field" }, now, smooth), this.zoomOut);
     this.element = h("div", { class: "ec-curves" }, this.bar, this.grid);
     /** @type {Panel[]} */ this.panels = [];
+    /** @type {Panel[]} panels that have not drawn the newest records yet */ this.waiting = [];
     this.domain = null;
+    this.rest = 0;
     this.seen = -1;
     ctx.on("charts", () => this.build());
     ctx.on("theme", () => this.redraw());
@@ -60,6 +65,7 @@ export class Charts {
   build() {
     const specs = this.ctx.charts;
     this.panels.forEach((p) => p.close());
+    this.waiting = [];
     const basic = specs.filter((s) => !s.name.endsWith("-linear"));
     const first = SHOWN.map((n) => basic.find((s) => s.name === n)).filter(Boolean);
     const chosen = first.length ? first : basic.slice(0, 3);
@@ -91,14 +97,14 @@ export class Charts {
 
   /** @param {boolean} all also when no record is new */
   feed(all) {
-    if (!all && this.seen === this.ctx.curves.version) return;
+    if (all || this.seen !== this.ctx.curves.version) this.waiting = [...new Set([...this.waiting, ...this.panels])];
     this.seen = this.ctx.curves.version;
-    this.panels.forEach((p) => p.feed());
-  }
-
-  /** @param {number | null} step */
-  point(step) {
-    this.panels.forEach((p) => p.point(step));
+    const start = performance.now();
+    // a slow machine draws one chart at a time, in turn, and rests in between; a fast one draws all of them
+    while (this.waiting.length > 0 && (all || (start > this.rest && performance.now() - start < BUDGET))) this.waiting.shift()?.feed();
+    const spent = performance.now() - start;
+    if (spent > 1) this.rest = start + 4 * spent;
+    if (this.waiting.length > 0) this.ctx.tellSoon("curves");
   }
 
   /** @param {[number, number] | null} domain */
@@ -110,6 +116,7 @@ export class Charts {
 
   close() {
     this.observer.disconnect();
+    this.point.cancel();
     this.panels.forEach((p) => p.close());
   }
 }
@@ -236,7 +243,7 @@ class Panel {
     this.#data("curve", raw);
     this.#data("smooth", soft);
     this.#data("events", eventMarks(this.ctx.frame?.events ?? [], raw.at(-1).x));
-    return this.made.view.runAsync();
+    return this.made.view.run();
   }
 
   /** @param {string} name @param {object[]} rows */

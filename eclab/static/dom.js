@@ -99,7 +99,7 @@ export function button(label, act, more = {}) {
  * @returns {HTMLElement & {control: HTMLSelectElement}}
  */
 export function choice(label, entries, chosen, act) {
-  const control = h("select", { class: "ec-select", onchange: () => act(control.value, control) });
+  const control = h("select", { class: "ec-select", "aria-label": label || null, onchange: () => act(control.value, control) });
   const known = entries.map((e) => (typeof e === "string" ? { name: e } : e));
   if (chosen === null) control.append(h("option", { value: "", text: "choose …" }));
   for (const e of known) {
@@ -122,7 +122,7 @@ export function choice(label, entries, chosen, act) {
  * @returns {HTMLElement & {control: HTMLInputElement}}
  */
 export function entry(label, shown, act, more = {}) {
-  const control = h("input", { class: "ec-entry", type: "text", inputmode: "decimal", spellcheck: "false", value: shown,
+  const control = h("input", { class: "ec-entry", type: "text", inputmode: "decimal", "aria-label": label, spellcheck: "false", value: shown,
     onchange: () => act(control.value, control), ...more });
   control.addEventListener("keydown", (event) => event.key === "Enter" && control.select());
   const field = h("label", { class: "ec-field" }, h("span", { text: label }), control);

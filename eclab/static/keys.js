@@ -15,8 +15,8 @@ export const KEYS = [
   ["1 2 3 4", "Build, Classes, Paths, Race"],
   ["← → ↑ ↓", "choose a unit; with a weight chosen: the weights into its unit"],
   ["Enter", "from a unit to its strongest weight"],
-  ["[ ]", "scale the unit by 10^±0.1"],
-  ["{ }", "scale the unit by 10^±1"],
+  ["[ ]", "scale the unit by a tenth of a decade"],
+  ["{ }", "scale the unit by a decade"],
   ["0", "scale back to × 1"],
   ["Esc", "choose nothing"],
   ["Ctrl+Z  Ctrl+Y", "undo, redo (Build)"],
@@ -55,15 +55,33 @@ export function meaning(event, at) {
  * @param {HTMLElement} root @param {Context} ctx @param {{toggle: () => void, help: () => void, focus: (layer: number, unit: number) => void}} act
  */
 export function listenKeys(root, ctx, act) {
+  root.setAttribute(QUIET, "true");
   root.addEventListener("keydown", (event) => {
     const target = /** @type {HTMLElement} */ (event.composedPath()[0]);
-    const typing = target.matches?.("select, textarea, input") && !target.matches("input[type=checkbox]") ;
+    const typing = target.matches?.("select, textarea, input") && !target.matches("input[type=checkbox]");
     const wanted = meaning(event, { typing, button: Boolean(target.matches?.("button, input, summary")) });
-    if (!wanted || !ctx.state) return;
+    if (!wanted || !ctx.state) return passOn(root, event, typing);
     event.preventDefault();
     event.stopPropagation();
-    perform(ctx, act, wanted);
+    return perform(ctx, act, wanted);
   });
+}
+
+// JupyterLab runs its shortcuts before the lab sees a key, unless an element around it carries this
+const QUIET = "data-lm-suppress-shortcuts";
+
+/**
+ * JupyterLab's own Ctrl keys, such as Ctrl+S, work inside the lab too: what the lab has no use for is sent on.
+ * @param {HTMLElement} root @param {KeyboardEvent} event @param {boolean} typing
+ */
+function passOn(root, event, typing) {
+  const { key, code, keyCode, ctrlKey, metaKey, shiftKey, altKey } = event;
+  if (!(ctrlKey || metaKey) || !root.hasAttribute(QUIET) || (typing && key !== "s")) return;
+  const copy = new KeyboardEvent("keydown", { key, code, keyCode, ctrlKey, metaKey, shiftKey, altKey, bubbles: true, cancelable: true });
+  root.removeAttribute(QUIET);
+  event.target?.dispatchEvent(copy);
+  root.setAttribute(QUIET, "true");
+  if (copy.defaultPrevented) event.preventDefault();
 }
 
 /** @param {Context} ctx @param {any} act @param {{act: string, value?: any}} wanted */

@@ -30,12 +30,11 @@ export class Context {
     /** @type {any[] | null} */ this.lit = null; // a path lit by the paths table
     /** @type {any[]} */ this.charts = [];
     this.curves = new Curves();
-    /** @type {Map<string, number>} scales being dragged, "layer:unit" (unit "*" for a whole layer) */
+    /** @type {Map<string, number>} scales being dragged, by "layer:unit" */
     this.dragged = new Map();
-    /** @type {Map<string, number>} drags that are over, with the frame they were last seen in */
+    /** @type {Map<string, number>} drags that are over, and until when the kernel's answer is waited for */
     this.settling = new Map();
     this.everyLane = true; // whether a rescaling goes to all lanes
-    /** @type {string} id of the last question about the selection */ this.asked = "";
     /** @type {Map<Topic, Set<() => void>>} */ this.ears = new Map();
   }
 
@@ -100,7 +99,7 @@ export class Context {
   /** Ask the kernel about the selection. */
   ask() {
     if (!this.selection || !this.state) return;
-    this.asked = this.wire.send("inspect", this.describe(this.selection));
+    this.wire.send("inspect", this.describe(this.selection));
   }
 
   /** @param {Exclude<Selection, null>} what @returns {object} */
@@ -116,8 +115,12 @@ export class Context {
   scale(layer, unit) {
     const dragged = this.dragged.get(`${layer}:${unit}`);
     if (dragged !== undefined) return dragged;
-    const start = this.state.layers[layer].window.start;
-    return (this.frame?.scales?.[layer]?.[unit - start] ?? 1) * (this.dragged.get(`${layer}:*`) ?? 1);
+    return this.kernelScale(layer, unit);
+  }
+
+  /** The same as the kernel last said it. @param {number} layer @param {number} unit @returns {number} */
+  kernelScale(layer, unit) {
+    return this.frame?.scales?.[layer]?.[unit - this.state.layers[layer].window.start] ?? 1;
   }
 
   /** The weight of an edge as last seen, NaN outside the windows. @param {number} link @param {number} tail @param {number} head */

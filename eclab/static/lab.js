@@ -39,7 +39,7 @@ function render({ model, el }) {
   const empty = h("div", { class: "ec-empty", role: "status" }, h("b", { text: "Waiting for the kernel" }),
     h("span", { text: "The network appears as soon as the cell has run. After a restart, run the cell again." }));
   const area = h("main", { class: "ec-stage" }, h("div", { class: "ec-stagehead" }, h("div", { class: "ec-headline" }, heading, corner), toolbar), stage.element, legend(ctx), empty);
-  const root = h("div", { class: "eclab", "data-lm-suppress-shortcuts": "true", "data-empty": "1" });
+  const root = h("div", { class: "eclab", "data-empty": "1" });
   ctx.notes = new Notes({ stage: area, timeline: timeline.region, charts: charts.element, lr: timeline.region, inspector: inspector.element,
     build: area, classes: area, paths: area, race: area });
   root.append(h("div", { class: "ec-grid" }, top.element, help, area, inspector.element, timeline.element), ctx.notes.live);

@@ -50,6 +50,7 @@ export function connect(ctx) {
 function takeState(ctx, state) {
   const before = ctx.state;
   ctx.state = state;
+  if (before && JSON.stringify(before.spec) !== JSON.stringify(state.spec)) ctx.notes.sweep();
   if (before && before.run !== state.run && state.run !== undefined) {
     ctx.curves.clear(state.run);
     ctx.map = null;
@@ -95,11 +96,7 @@ function takeFrame(ctx, frame, buffers) {
     ctx.weights = numbers(buffers[1], Float32Array);
     ctx.blocks = new Map(frame.blocks.map((b) => [b.link, b]));
   }
-  for (const [key, seen] of ctx.settling) {
-    if ((frame.n ?? seen + 1) <= seen) continue;
-    ctx.settling.delete(key);
-    ctx.dragged.delete(key);
-  }
+  settle(ctx);
   if (ctx.lens === "paths" && !frame.running && frame.step !== ctx.pathsStep) askPaths(ctx);
   ctx.tellSoon("frame");
   ctx.tellSoon("curves");
@@ -111,20 +108,26 @@ function takeFrame(ctx, frame, buffers) {
   }
 }
 
+/** Scales that were dragged are the kernel's again once it has them. @param {Context} ctx */
+function settle(ctx) {
+  for (const [key, until] of ctx.settling) {
+    const [layer, unit] = key.split(":").map(Number);
+    const there = Math.abs(Math.log(ctx.kernelScale(layer, unit) / (ctx.dragged.get(key) ?? 1))) < 0.01;
+    if (!there && performance.now() < until) continue;
+    ctx.settling.delete(key);
+    ctx.dragged.delete(key);
+  }
+}
+
 /** @param {Context} ctx @param {any} content */
 function takeInspect(ctx, content) {
-  if (content.id === ctx.asked) {
-    ctx.answer = content;
-    ctx.tell("inspect");
-  } else if (content.id === ctx.hoverAsked) {
-    ctx.hoverAnswer = content;
-    ctx.tell("inspect");
-  } else if (ctx.wire.mine(content.id) && ctx.selection && content.kind === ctx.selection.kind && content.id) {
-    // an earlier answer about the same thing, still better than none while dragging
-    const same = Object.entries(ctx.selection).every(([k, v]) => content[k] === v);
-    if (same) ctx.answer = content;
-    if (same) ctx.tell("inspect");
-  }
+  if (!content.id || !ctx.wire.mine(content.id)) return;
+  if (content.id === ctx.hoverAsked) ctx.hoverAnswer = content;
+  // while dragging many questions are under way; of those about the selection the newest answer counts
+  const number = Number(content.id.split(":")[1]);
+  const about = ctx.selection && Object.entries(ctx.selection).every(([key, value]) => content[key] === value);
+  if (about && number >= (ctx.answer?.number ?? 0)) ctx.answer = { ...content, number };
+  if (about || content.id === ctx.hoverAsked) ctx.tell("inspect");
 }
 
 /** @param {Context} ctx @param {any} content @param {any[]} buffers */

@@ -23,6 +23,8 @@ export class Notes {
    */
   show(level, text, place = {}) {
     const { host, control } = this.#host(place);
+    // notes over the picture share one place
+    if (this.regions.stage.contains(host)) this.sweep();
     host.querySelector(":scope > .ec-note")?.remove();
     const close = () => {
       note.remove();
@@ -34,6 +36,11 @@ export class Notes {
     if (level === "error" && control?.matches("input, select")) this.#refuse(control);
     this.say(`${WORDS[level] ?? ""}: ${text}`);
     if (level === "info") this.#later(7000, close);
+  }
+
+  /** Something worked: what was wrong about the network is over. */
+  sweep() {
+    for (const note of this.regions.stage.querySelectorAll(".ec-note")) note.remove();
   }
 
   /** A field keeps what was typed and is marked; a choice goes back to what holds. @param {any} control */

@@ -5,12 +5,17 @@ import { scaleOf, positionOf } from "./scales.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
+const SETTLE = 1500; // milliseconds after which the kernel's scale is believed whatever it is
+
 /** Sends a rescaling while it is dragged, at most 20 times a second, and commits it at the end. */
 export class Rescaling {
   /** @param {Context} ctx @param {number} layer @param {number | null} unit null: the whole layer @param {Element | null} control */
   constructor(ctx, layer, unit, control = null) {
     Object.assign(this, { ctx, layer, unit, control });
-    this.key = `${layer}:${unit ?? "*"}`;
+    const { start, count } = ctx.state.layers[layer].window;
+    const units = unit === null ? Array.from({ length: count }, (_, k) => start + k) : [unit];
+    /** @type {Map<string, number>} the shown units' scales when the drag began */
+    this.before = new Map(units.map((u) => [`${layer}:${u}`, ctx.scale(layer, u)]));
     /** The scale when the drag began; kernel and page count from here. */
     this.begin = unit === null ? 1 : ctx.scale(layer, unit);
     this.now = this.begin;
@@ -21,7 +26,7 @@ export class Rescaling {
   to(c) {
     if (!(c > 0)) return;
     this.now = c;
-    this.ctx.dragged.set(this.key, c);
+    for (const [key, before] of this.before) this.ctx.dragged.set(key, (before * c) / this.begin);
     this.ctx.tell("view");
     this.post(c / this.begin);
   }
@@ -30,14 +35,14 @@ export class Rescaling {
   commit() {
     this.post.cancel();
     this.#send(this.now / this.begin, true);
-    // the kernel's own number takes over with the frame that answers the commit
-    this.ctx.settling.set(this.key, this.ctx.frame?.n ?? 0);
+    // the kernel's own numbers take over as soon as they have arrived
+    for (const key of this.before.keys()) this.ctx.settling.set(key, performance.now() + SETTLE);
   }
 
   /** @param {number} c @param {boolean} commit */
   #send(c, commit) {
     const layer = this.ctx.state.layers[this.layer];
-    this.ctx.asked = this.ctx.wire.send("rescale", {
+    this.ctx.wire.send("rescale", {
       layer: layer.name, index: this.layer, unit: this.unit, c, commit, lanes: this.ctx.everyLane ? "all" : "one",
       lane: this.ctx.state.race?.view_lane }, this.control);
   }

@@ -23,12 +23,13 @@ export function positionOf(c) {
  * Radius of a unit's ring: outside the unit for c ≥ 1, inside it for c < 1.
  * @param {number} c
  * @param {number} half radius of the unit
+ * @param {number} [room] from one unit to the next: rings of neighbours should not cover each other
  * @returns {number}
  */
-export function ringRadius(c, half) {
+export function ringRadius(c, half, room = Infinity) {
   const decades = positionOf(c);
   const rest = half * 1.28 + 2;
-  if (decades >= 0) return rest + decades * Math.min(half * 0.72 + 1, 8);
+  if (decades >= 0) return rest + decades * Math.max(0.8, Math.min(half * 0.72 + 1, 8, (room * 0.85 - rest) / DECADES));
   return Math.max(1.5, rest * (1 + decades / (DECADES + 0.6)));
 }
 

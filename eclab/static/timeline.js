@@ -82,6 +82,20 @@ export class Timeline {
       patch(name, "aria-pressed", String(ctx.selection?.kind === "lane" && ctx.selection.lane === lane.name));
     }
     this.#texts(frame);
+    this.#announce(frame);
+  }
+
+  /** Starts, ends and divergences in words, for those who do not see the curves. @param {any} frame */
+  #announce(frame) {
+    const gone = (frame.lanes ?? []).filter((l) => l.state === "diverged").length;
+    const now = `${Boolean(frame.running)} ${Boolean(frame.finished)} ${gone}`;
+    if (now === this.announced) return;
+    const first = this.announced === undefined;
+    this.announced = now;
+    if (first || frame.step === undefined) return;
+    const lanes = [...this.rows.values()].map(({ lane, verdict }) => `${lane.label} ${verdict.textContent}`).join(", ");
+    const what = frame.finished ? "finished" : frame.running ? "running" : "paused";
+    this.ctx.notes.say(`Race ${what} at step ${count(frame.step)}: ${lanes}`);
   }
 
   /** @param {any} frame */

@@ -7,7 +7,9 @@ import { ringRadius } from "./scales.js";
 
 /** @typedef {import("./geometry.js").Layout} Layout */
 /** @typedef {import("./lab-context.js").Context} Context */
-/** @typedef {{group: SVGGElement, ring: SVGElement | null, tag: SVGElement | null, layer: number, unit: number, half: number}} Mark */
+/** @typedef {{group: SVGGElement, ring: SVGElement | null, tag: SVGElement | null, layer: number, unit: number, half: number, spacing: number}} Mark */
+
+const CROWDED = 34; // pixels between units below which scales are written small, beside the ring
 
 export class Units {
   /** @param {Context} ctx @param {SVGElement} group */
@@ -44,13 +46,13 @@ export class Units {
     const hidden = layer > 0 && layer < this.ctx.state.layers.length - 1;
     if (hidden && state === "pinned") group.append(svg("path", { d: hatch(half), class: "ec-hatch" }));
     if (rest && ring) group.append(rest, ring);
-    const tag = free ? svg("text", { x: half + 9, y: -half - 3, class: "ec-tag" }) : null;
+    const tag = free ? svg("text", { x: half + 9, y: -half - 3, class: column.spacing < CROWDED ? "ec-tag ec-tagsmall" : "ec-tag" }) : null;
     if (tag) group.append(tag);
     const why = hidden && state !== "free" && reason ? `, ${state}: ${reason}` : "";
     group.setAttribute("aria-label", this.ctx.unitName(layer, spot.index) + why);
     if (column.spacing >= 16 && isEnd(this.ctx, layer)) group.append(endText(column, spot, layer === 0));
     this.group.append(group);
-    this.marks.set(`${layer}:${spot.index}`, { group, ring, tag, layer, unit: spot.index, half });
+    this.marks.set(`${layer}:${spot.index}`, { group, ring, tag, layer, unit: spot.index, half, spacing: column.spacing });
   }
 
   /** New scales. */
@@ -61,10 +63,13 @@ export class Units {
       const c = this.ctx.scale(mark.layer, mark.unit);
       const moved = Math.abs(Math.log10(c)) > 0.004;
       const picked = chosen?.kind === "unit" && chosen.layer === mark.layer && chosen.unit === mark.unit;
-      patch(mark.ring, "r", ringRadius(c, mark.half).toFixed(1));
+      const crowded = mark.spacing < CROWDED;
+      const radius = ringRadius(c, mark.half, mark.spacing);
+      const edge = Math.max(radius, ringRadius(1, mark.half));
+      patch(mark.ring, "r", radius.toFixed(1));
       patch(mark.group, "data-moved", moved ? "1" : "0");
-      patch(mark.tag, "x", (Math.max(ringRadius(c, mark.half), mark.half) * 0.75 + 6).toFixed(1));
-      patch(mark.tag, "y", (-Math.max(ringRadius(c, mark.half), mark.half) * 0.75 - 2).toFixed(1));
+      patch(mark.tag, "x", (crowded ? edge + 4 : edge * 0.75 + 6).toFixed(1));
+      patch(mark.tag, "y", (crowded ? 4 : -edge * 0.75 - 2).toFixed(1));
       write(mark.tag, (moved && mark.half > 6) || (picked && moved) ? times(c) : "");
     }
   }

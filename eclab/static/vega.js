@@ -65,7 +65,9 @@ function dressAxis(axis, type) {
     const decades = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10];
     const values = [...decades.map((d) => -d).reverse(), 0, ...decades];
     axis.values = { signal: `max(abs(domain('y')[0]), abs(domain('y')[1])) > 20 ? ${JSON.stringify(values)} : null` };
-    axis.format = "~s";
+    if (axis.labels !== false) {
+      axis.encode = { labels: { update: { text: { signal: "format(datum.value, abs(datum.value) >= 1000 ? '~s' : '~g')" } } } };
+    }
     return;
   }
   axis.encode ??= {};

@@ -85,7 +85,10 @@ class Driver:
 
         def run() -> None:
             try:
-                result.set_result(job())
+                found = job()
+                if self.work.playing:
+                    self.idle.clear()
+                result.set_result(found)
             except BaseException as problem:  # noqa: BLE001 - it is raised again where call() was
                 result.set_exception(problem)
 

@@ -79,6 +79,11 @@ class Lab(anywidget.AnyWidget):
     def _emit(self, message: Message) -> None:
         self.send(message.content, message.buffers or None)
 
+    def open(self) -> None:
+        """Open the channel to the page."""
+        super().open()
+        listen_while_busy(self.comm)
+
     def _defer(self, make: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Off the lab's thread, and back on it with the result."""
 
@@ -229,6 +234,16 @@ class Lab(anywidget.AnyWidget):
 
     def _call(self, job: Callable[[], T]) -> T:
         return self._driver.call(job)
+
+
+def listen_while_busy(comm: Any) -> None:
+    """Let the page's messages arrive on the thread that JupyterLab sends them to, not on the one that spoke last.
+
+    ipykernel 7 hands them to whichever thread wrote to the channel last. For a lab that is the main thread
+    as often as not, where they would wait until the cell ends; pause and stop must not wait for ``lab.run()``.
+    """
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda _data, sent_to: sent_to
 
 
 def summary(bench: Bench) -> str:

@@ -39,3 +39,8 @@ test("one outlier does not hide the rest", () => {
   assert.equal(largeWeight(new Float32Array()), 0);
   assert.equal(largeWeight(new Float32Array([Number.NaN])), 0);
 });
+
+test("rings of close neighbours hardly cover each other", () => {
+  assert.ok(ringRadius(1000, 6, 19) < 19);
+  assert.ok(ringRadius(1000, 11, 60) > ringRadius(1000, 11, 30));
+});
