@@ -101,7 +101,7 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
     few = tuple(item[:2].detach() for item in inputs_of(x))
     try:
         program = torch.export.export(model, few, strict=False)
-    except Exception as error:  # torch.export raises whatever the model raises, below a hundred frames of its own
+    except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model raises, under its own frames
         words = str(error).strip().splitlines()
         raise TraceError(
             f"{type(model).__name__} cannot be read on an input of shape "

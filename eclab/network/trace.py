@@ -138,8 +138,9 @@ class _Trace:
                 raise NoRuleError
             labels = BY_NAME[op.name].label(self, op)
         except NoRuleError as error:
+            reason = str(error) or f"{op.name}{at(op)} has no rule, so its inputs keep their scale"
             for ref in given:
-                self.pin(self.values[ref], str(error) or f"{op.name}{at(op)} has no rule, so its inputs keep their scale")
+                self.pin(self.values[ref], reason)
             labels = self.source(op)
             self.pin(labels, str(error) or f"it comes from {op.name}{at(op)}, which has no rule")
         self.values[self.current] = labels
