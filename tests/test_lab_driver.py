@@ -186,3 +186,37 @@ def test_closing_while_it_plays_ends_the_thread(driver: Driver):
     driver.close()
     assert time.monotonic() - started < 1.0
     assert "eclab lab" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_whoever_waits_when_it_closes_is_told(driver: Driver):
+    release = threading.Event()
+    problems: list[BaseException] = []
+
+    def hold() -> None:
+        release.wait(5)
+
+    def wait() -> None:
+        try:
+            driver.call(lambda: None)
+        except RuntimeError as problem:
+            problems.append(problem)
+
+    driver.put(hold)
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    until(lambda: len(driver._pending) == 1)
+    closing = threading.Thread(target=driver.close)
+    closing.start()
+    waiting.join(5)
+    assert "closed" in str(problems[0])
+    release.set()
+    closing.join(5)
+
+
+def test_an_error_nobody_expected_is_logged_and_the_thread_goes_on(driver: Driver, caplog: pytest.LogCaptureFixture):
+    def fail() -> None:
+        raise RuntimeError("no channel")
+
+    driver.put(fail)
+    assert driver.call(lambda: 7) == 7
+    assert "no channel" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -203,6 +202,7 @@ def test_the_page_s_messages_reach_the_session_and_its_answers_the_page(make: Ma
     lab._handle_custom_msg({"cmd": "hello", "id": "1:1"}, [])
     lab._handle_custom_msg({"cmd": "edit", "id": "1:2", "op": "widen", "spec_index": 0, "width": 8}, [])
     lab._handle_custom_msg({"cmd": "lr", "id": "1:3", "value": -1}, [])
+    lab._call(lambda: None)
     assert "2-8-5-2" in lab.summary()
     assert lab.spec is not None
     assert json.loads(lab._spec) == lab.spec.to_dict()
@@ -224,7 +224,7 @@ def test_a_closed_lab_holds_nothing(make: Make):
     lab.close()
     with pytest.raises(RuntimeError, match="closed"):
         lab.play()
-    gc.collect()
+    assert "step 1 of" in repr(lab)
 
 
 def test_a_process_ends_while_a_lab_plays():

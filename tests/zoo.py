@@ -69,13 +69,18 @@ class Functional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.ModuleDict({"stem": nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU())})
-        self.head = nn.Linear(8, 2)
+        self.stem = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU())
+        self.head = nn.ModuleDict({"scores": nn.Linear(8, 2)})
 
     def forward(self, x: Tensor) -> Tensor:
         """Conv, pool, flatten, linear."""
-        x = nn.functional.max_pool2d(self.body["stem"](x), 2, stride=1)
-        return self.head(torch.relu(x).view(len(x), -1))  # type: ignore[no-any-return]
+        x = nn.functional.max_pool2d(self.stem(x), 2, stride=1)
+        scores: Tensor = self.head["scores"](torch.relu(x).view(len(x), -1))
+        return scores
+
+    def layers(self) -> nn.Sequential:
+        """The same as a sequence."""
+        return nn.Sequential(*self.stem, nn.MaxPool2d(2, 1), nn.ReLU(), nn.Flatten(), self.head["scores"])
 
 
 class TwoInputs(nn.Module):

@@ -114,6 +114,12 @@ export class Charts {
     this.panels.forEach((p) => p.zoom());
   }
 
+  /** All charts show the same steps, so that one crosshair means one moment. @returns {[number, number]} */
+  get span() {
+    const last = (this.ctx.state?.lanes ?? []).map((_, index) => this.ctx.curves.points(index, "step").steps.at(-1) ?? 1);
+    return this.domain ?? [0, Math.max(1, ...last)];
+  }
+
   close() {
     this.observer.disconnect();
     this.point.cancel();
@@ -243,6 +249,7 @@ class Panel {
     this.#data("curve", raw);
     this.#data("smooth", soft);
     this.#data("events", eventMarks(this.ctx.frame?.events ?? [], raw.at(-1).x));
+    if (this.spec.spec.signals?.some((s) => s.name === "domainX")) this.made.view.signal("domainX", this.charts.span);
     return this.made.view.run();
   }
 
@@ -290,7 +297,7 @@ class Panel {
   }
 
   zoom() {
-    this.#signal("domainX", this.charts.domain);
+    this.#signal("domainX", this.charts.span);
   }
 
   close() {

@@ -8,7 +8,7 @@
  * @typedef {{x: number, y: number, hidden: boolean}} Point
  */
 
-export const HEAD = 54; // room for the layers' names
+export const HEAD = 57; // room for the layers' names
 export const FOOT = 56; // room for the Build handles
 const SIDE = 62;
 const MIN_GAP = 66;

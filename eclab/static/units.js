@@ -114,11 +114,11 @@ function endText(column, spot, left) {
 /** The soft band behind a folded layer or a convolution. @param {import("./geometry.js").Column} column */
 function band(column) {
   const wide = column.half + 11;
-  const [above, below] = [column.before > 0 ? 30 : 10, column.behind > 0 ? 30 : 10];
+  const [above, below] = [column.before > 0 ? 22 : 10, column.behind > 0 ? 26 : 10];
   const group = svg("g", { class: "ec-band" }, svg("rect", { x: column.x - wide, y: column.top - above, width: 2 * wide,
     height: column.bottom - column.top + above + below, rx: 10 }));
   const more = (y, n) => svg("text", { x: column.x, y, "text-anchor": "middle", text: `+${n}` });
-  if (column.before > 0) group.append(more(column.top - 16, column.before));
-  if (column.behind > 0) group.append(more(column.bottom + 24, column.behind));
+  if (column.before > 0) group.append(more(column.top - 9, column.before));
+  if (column.behind > 0) group.append(more(column.bottom + 19, column.behind));
   return group;
 }

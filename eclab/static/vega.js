@@ -28,7 +28,7 @@ const EXPONENT = "(log(datum.value) / LN10)";
 const DECADE = `abs(${EXPONENT} - round(${EXPONENT})) < 1e-6`;
 const LEADING = `round(datum.value / pow(10, floor(${EXPONENT} + 1e-9)))`;
 const SPAN = "log(domain('y')[1] / domain('y')[0]) / LN10";
-const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.45 && indexof([2, 5], ${LEADING}) < 0))`;
+const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.8 && indexof([2, 5], ${LEADING}) < 0))`;
 
 /**
  * The compiled specification as this page shows it: lanes and axes in the page's colours, the axis asked for.
@@ -59,21 +59,26 @@ function retype(scale, log) {
 /** Fixed room for labels, so that nothing jumps while numbers grow; powers of ten on logarithmic axes. @param {any} axis @param {string} type */
 function dressAxis(axis, type) {
   if (axis.labels !== false) axis.minExtent = axis.maxExtent = axis.scale === "y" ? 38 : 16;
-  if (axis.scale === "x") axis.labelFlush = 20;
+  if (axis.scale === "x") {
+    axis.labelFlush = 20;
+    if (axis.labels !== false) axis.encode = labelsFrom("datum.value === 0 ? '0' : format(datum.value, '~s')");
+  }
   if (axis.scale !== "y" || type === "linear") return;
   if (type === "symlog") {
-    const decades = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10];
-    const values = [...decades.map((d) => -d).reverse(), 0, ...decades];
-    axis.values = { signal: `max(abs(domain('y')[0]), abs(domain('y')[1])) > 20 ? ${JSON.stringify(values)} : null` };
-    if (axis.labels !== false) {
-      axis.encode = { labels: { update: { text: { signal: "format(datum.value, abs(datum.value) >= 1000 ? '~s' : '~g')" } } } };
-    }
+    const largest = "max(abs(domain('y')[0]), abs(domain('y')[1]))";
+    const both = (decades) => JSON.stringify([...decades.map((d) => -d).reverse(), 0, ...decades]);
+    axis.values = { signal: `${largest} > 2e3 ? ${both([10, 1e3, 1e5, 1e7, 1e9])} : ${largest} > 20 ? ${both([1, 10, 100, 1e3])} : null` };
+    if (axis.labels !== false) axis.encode = labelsFrom("format(datum.value, abs(datum.value) >= 1000 ? '~s' : '~g')");
     return;
   }
-  axis.encode ??= {};
   const labels = `${DECADE} ? ${JSON.stringify(POWERS)}[round(${EXPONENT}) + 9] : ${HIDDEN} ? '' : format(datum.value, '~g')`;
-  if (axis.labels !== false) axis.encode.labels = { update: { text: { signal: labels } } };
-  if (axis.grid) axis.encode.grid = { update: { opacity: { signal: `${DECADE} || !${HIDDEN} ? 1 : 0` } } };
+  if (axis.labels !== false) axis.encode = labelsFrom(labels);
+  if (axis.grid) axis.encode = { ...axis.encode, grid: { update: { opacity: { signal: `${DECADE} || !${HIDDEN} ? 1 : 0` } } } };
+}
+
+/** @param {string} signal @returns {object} */
+function labelsFrom(signal) {
+  return { labels: { update: { text: { signal } } } };
 }
 
 /**

@@ -75,7 +75,11 @@ def with_data(setup: Setup, name: str) -> tuple[Setup, str]:
     data = eclab.data.load(name, seed=setup.settings.seed)
     if setup.spec is not None:
         try:
-            return replace(setup, data=data, spec=setup.spec.for_data(data.input_shape, data.num_classes)), ""
+            spec = setup.spec.for_data(data.input_shape, data.num_classes)
+            if not presets.needs_bias(data) or spec.bias:
+                return replace(setup, data=data, spec=spec), ""
+            why = "the layers now have biases: without them a network sees only in which direction a point lies"
+            return replace(setup, data=data, spec=spec.set_bias(True)), why
         except SpecError as problem:
             reason = f"the network does not suit {name} ({problem.seen}), so a fully connected one took its place"
     else:

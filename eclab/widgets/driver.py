@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("eclab")
 
+CLOSED = "this lab has been closed; make a new one with eclab.Lab()"
+
 _REPLACED_BY_NEWER = ("rescale", "inspect", "window")
 """Commands of which only the newest counts while they wait in line: a drag or a moving pointer sends many."""
 
@@ -81,19 +83,10 @@ class Driver:
         """Run a job on the thread and wait for its result; an exception of the job is raised here."""
         if threading.current_thread() is self._thread:
             return job()
-        result: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                found = job()
-                if self.work.playing:
-                    self.idle.clear()
-                result.set_result(found)
-            except BaseException as problem:  # noqa: BLE001 - it is raised again where call() was
-                result.set_exception(problem)
-
-        self.put(run)
-        return result.result()
+        waiting = _Waiting(job)
+        self.put(waiting)
+        found: T = waiting.future.result()
+        return found
 
     def wait_until_idle(self) -> None:
         """Block until the race is at rest; Ctrl-C gets through."""
@@ -105,8 +98,12 @@ class Driver:
         self.work.interrupt()
         with self._wake:
             self._closed = True
+            left = [*self._pending]
             self._pending.clear()
             self._wake.notify_all()
+        for item in left:
+            if isinstance(item, _Waiting):
+                item.future.set_exception(RuntimeError(CLOSED))
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
         self.idle.set()
@@ -115,7 +112,7 @@ class Driver:
         """Put a command or a job in line and return at once."""
         with self._wake:
             if self._closed:
-                raise RuntimeError("this lab has been closed; make a new one with eclab.Lab()")
+                raise RuntimeError(CLOSED)
             self._pending.append(item)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="eclab lab", daemon=True)
@@ -129,15 +126,22 @@ class Driver:
 
     def _loop(self) -> None:
         while not self._closed:
-            self._run_pending()
-            if self.work.playing:
-                self.idle.clear()
-                self.work.advance()
-            else:
-                self.idle.set()
-                self._sleep()
-            if (self.work.changed or self.work.playing) and self.gate.ready():
-                self.work.flush()
+            try:
+                self._turn()
+            except Exception:
+                # whatever it was, a lab without its thread would hang for good
+                log.exception("the lab goes on after an error")
+
+    def _turn(self) -> None:
+        self._run_pending()
+        if self.work.playing:
+            self.idle.clear()
+            self.work.advance()
+        else:
+            self.idle.set()
+            self._sleep()
+        if (self.work.changed or self.work.playing) and self.gate.ready():
+            self.work.flush()
 
     def _run_pending(self) -> None:
         while True:
@@ -149,12 +153,44 @@ class Driver:
                 item()
             else:
                 self.work.handle(item)
+            if self.work.playing:
+                # before a caller of call() can ask whether the race is at rest
+                self.idle.clear()
+            if isinstance(item, _Waiting):
+                item.answer()
 
     def _sleep(self) -> None:
         """Until there is something in line, or a frame that waits may leave."""
         with self._wake:
             if not self._pending and not self._closed:
                 self._wake.wait(self.gate.wait() if self.work.changed else None)
+
+
+class _Waiting:
+    """A job whose caller waits for it.
+
+    Args:
+        job: what to run.
+    """
+
+    def __init__(self, job: Callable[[], Any]) -> None:
+        self.future: Future[Any] = Future()
+        self._job = job
+        self._found: Any = None
+        self._problem: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._found = self._job()
+        except BaseException as problem:  # noqa: BLE001 - it is raised again where the caller waits
+            self._problem = problem
+
+    def answer(self) -> None:
+        """Let the caller go on."""
+        if self._problem is None:
+            self.future.set_result(self._found)
+        else:
+            self.future.set_exception(self._problem)
 
 
 def _supersedes(new: Mapping[str, Any], old: Mapping[str, Any] | Callable[[], None]) -> bool:

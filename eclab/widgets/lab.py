@@ -144,7 +144,7 @@ class Lab(anywidget.AnyWidget):
 
     def summary(self) -> str:
         """What is in the lab, in a few lines of text."""
-        return self._call(lambda: summary(self._session.bench))
+        return summary(self._session.bench)
 
     def play(self) -> None:
         """Let the race go on in the background."""

@@ -57,7 +57,7 @@ def network_for(name: str, data: Dataset) -> NetworkSpec | None:
     Example:
         >>> import eclab.data
         >>> network_for("dense", eclab.data.load("spiral")).text
-        '2-6-6-4-2 · ReLU'
+        '2-6b-6b-4b-2b · ReLU'
     """
     from eclab.network.spec import NetworkSpec
 
@@ -73,7 +73,12 @@ def network_for(name: str, data: Dataset) -> NetworkSpec | None:
     if name not in _DENSE:
         return None
     hidden = _PLANE.get(name, _DENSE[name][1]) if data.is_2d else _DENSE[name][1]
-    return NetworkSpec.parse(f"{data.features}-{hidden}-{data.num_classes}")
+    return NetworkSpec.parse(f"{data.features}-{hidden}-{data.num_classes}", bias=needs_bias(data))
+
+
+def needs_bias(data: Dataset) -> bool:
+    """Whether the network should have biases: without them it sees only the direction in which a point lies."""
+    return data.is_2d
 
 
 def race_preset(name: str) -> Any:

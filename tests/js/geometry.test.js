@@ -13,8 +13,8 @@ test("columns spread over the width and units are centred", () => {
   assert.equal(layout.width, 900);
   for (const column of layout.columns) {
     const middle = (column.spots[0].y + column.spots.at(-1).y) / 2;
-    assert.ok(Math.abs(middle - (54 + (420 - 54 - 56) / 2)) < 1e-9);
-    assert.ok(column.top > 54 - 1 && column.bottom < 420 - 56 + 1);
+    assert.ok(Math.abs(middle - (57 + (420 - 57 - 56) / 2)) < 1e-9);
+    assert.ok(column.top > 57 - 1 && column.bottom < 420 - 56 + 1);
   }
 });
 
@@ -26,7 +26,7 @@ test("many layers make the picture wider instead of touching", () => {
 
 test("40 units still fit and do not overlap", () => {
   const [column] = layoutNetwork([layer(40, { window: { start: 0, count: 40 } })], 600, 420).columns;
-  assert.ok(column.bottom - column.top <= 420 - 54 - 56 + 1);
+  assert.ok(column.bottom - column.top <= 420 - 57 - 56 + 1);
   assert.ok(2 * column.half < column.spacing);
 });
 
