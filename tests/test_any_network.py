@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import eclab
 from eclab.network.rules import supported
-from eclab.paths.enumerate import rank, segments, whole_paths
+from eclab.paths.enumerate import Path, rank, segments, whole_paths
 from eclab.paths.monomials import exponents
 
 F64 = torch.float64
@@ -219,9 +219,9 @@ def test_counts_and_largest_paths_agree_with_the_list(name: str) -> None:
     assert np.allclose(found, values, rtol=1e-12)
 
 
-def value(net: eclab.Network, path: tuple[object, ...]) -> float:
-    edges = [edge for edge in path if edge.parameter]  # type: ignore[attr-defined]
-    return float(np.prod([float(net.weight(edge.parameter).parameter[edge.index]) for edge in edges]))  # type: ignore[attr-defined]
+def value(net: eclab.Network, path: Path) -> float:
+    weights = [net.weight(edge.parameter).parameter[edge.index].item() for edge in path if edge.parameter]
+    return float(np.prod(weights))
 
 
 @pytest.mark.parametrize("name", ["residual", "transposed"])

@@ -203,7 +203,7 @@ def _add(tracer: Tracer, op: Op) -> Tensor:
 
 def _sum(tracer: Tracer, op: Op, one: Tensor, two: Tensor) -> Tensor:
     """Each pair of summands becomes a new unit, and all three share one scale."""
-    one, two = compact(*torch.broadcast_tensors(one, two))
+    one, two = compact(one.expand(op.shape), two.expand(op.shape))
     count = int(two.max()) + 1
     distinct, place = torch.unique(one * count + two, return_inverse=True)
     units = tracer.new_units(len(distinct), op)

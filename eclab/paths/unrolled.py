@@ -104,10 +104,10 @@ def _conv_transpose(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: fl
     mantissa, scale = _per_channel(_scaled(named["input"]), 1)
     groups, weight = named["groups"], named["weight"]
     # rows are outputs: [in, out/g, …] becomes [out, in/g, …] and back
-    rows = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    rows = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
     tails = scale.reshape(groups, -1).repeat_interleave(weight.shape[1], 0)
     rows, bias, row = _powers(rows, named["bias"], tails.reshape(*tails.shape, *[1] * (weight.ndim - 2)), p)
-    weight = rows.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    weight = rows.reshape(groups, -1, *rows.shape[1:]).transpose(1, 2).flatten(0, 1)
     value = plain_call(op, (), named | {"input": mantissa, "weight": weight, "bias": bias})
     return _normalised(value, row, 1)
 
