@@ -219,18 +219,23 @@ def test_start_skeleton_sets_the_skeleton_and_nothing_else(make: type) -> None:
 
 
 def test_audit_counts_ranks_and_dead_units() -> None:
-    model = dense()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    x = 3 * torch.randn(200, 2, dtype=F64)
+    with torch.no_grad():  # four lines that cut the samples differently, so that no unit can stand in for another
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]]))
+        model[0].bias.copy_(torch.tensor([0.5, -0.5, 0.3, -0.2]))
+    net = eclab.trace(model, x)
+    alive = net.audit(x)
+    assert (alive.num_weights, alive.num_units, alive.class_dim) == (17, 4, 13)
+    assert (alive.path_rank, alive.functional_rank, alive.dead_units) == (13, 13, ())
     with torch.no_grad():
         model[0].bias[3] = -1e6
-    x = torch.randn(200, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
-    net = eclab.trace(model, x)
     table = net.audit(x)
-    assert (table.num_weights, table.num_units, table.class_dim) == (52, 11, 41)
-    assert table.path_rank == 41
+    assert table.path_rank == 13
     assert table.dead_units == ("0[3]",)
-    assert table.functional_rank is not None
-    # The dead unit takes its 4 incoming and 2 outgoing weights with it, less its own redundancy.
-    assert table.functional_rank == 41 - 5
+    # The dead unit takes its 3 incoming and 1 outgoing weight with it, less its own redundancy.
+    assert table.functional_rank == 13 - 3
     assert "dead units" in str(table)
     assert "<table" in table._repr_html_()
     assert "H/m" in str(net)

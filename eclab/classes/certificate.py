@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eclab.errors import SettingError
-from eclab.network.network import SOURCE, TracedNetwork, Weight
+from eclab.network.network import TracedNetwork, Weight
 from eclab.network.run import run
 from eclab.network.trace import trace_network
 
@@ -20,7 +20,7 @@ class Certificate:
 
     Attributes:
         same: whether ``w_b = g_c(w_a)`` up to the tolerance.
-        scales: the ``c`` of every free unit, float64 ``[width]`` by layer name; empty where the networks differ in shape.
+        scales: the ``c`` of every free unit, float64 ``[width]`` by layer name; empty where shapes differ.
         max_deviation: the largest ``|w_b − g_c(w_a)|``, relative to the largest one into the same unit.
         where: the weight with that deviation, or what differs in words.
         output_deviation: largest difference of an output at ``x``, relative to the largest output; None where the
@@ -117,28 +117,30 @@ def _values(weight: Weight) -> Tensor:
 
 
 def _find_scales(one: TracedNetwork, two: TracedNetwork) -> Tensor:
-    """``c`` per unit: from the largest weight into it, else (where all are 0) the largest one out of it, else 1."""
+    """``c`` per unit: from the largest weight into its scale, else (all 0) the largest one out of it, else 1."""
     pairs = [(w, _values(w), _values(v)) for w, v in zip(one.weights, two.weights, strict=True)]
-    c = torch.ones(one.num_nodes, dtype=torch.float64)
-    found = one.scale_of == 0
+    c = torch.ones(one.num_units + 1, dtype=torch.float64)
+    found = torch.arange(one.num_units + 1) == 0
     for weight, p, q in pairs:
-        ratio, size = q / p * c[weight.tail], (p * c[weight.tail].reciprocal()).abs()
-        usable = found[weight.tail] & (p != 0) & (q != 0) & (q.sign() == p.sign())
-        _take_largest(c, found, weight.head.expand(p.shape), ratio, torch.where(usable, size, -1.0))
+        head, tail = one.scale_of[weight.head], one.scale_of[weight.tail]
+        usable = found[tail] & (p != 0) & (q != 0) & (q.sign() == p.sign())
+        size = torch.where(usable, (p / c[tail]).abs(), -1.0)
+        _take_largest(c, found, head.expand(p.shape), q / p * c[tail], size)
     for weight, p, q in reversed(pairs):
-        ratio, size = p / q * c[weight.head], (p * c[weight.head]).abs()
-        usable = found[weight.head] & (p != 0) & (q != 0) & (q.sign() == p.sign()) & (weight.tail != SOURCE)
-        _take_largest(c, found, weight.tail.expand(p.shape), ratio, torch.where(usable, size, -1.0))
-    return c
+        head, tail = one.scale_of[weight.head], one.scale_of[weight.tail]
+        usable = found[head] & (p != 0) & (q != 0) & (q.sign() == p.sign())
+        size = torch.where(usable, (p * c[head]).abs(), -1.0)
+        _take_largest(c, found, tail.expand(p.shape), p / q * c[head], size)
+    return c[one.scale_of]
 
 
-def _take_largest(c: Tensor, found: Tensor, units: Tensor, ratio: Tensor, size: Tensor) -> None:
-    """Sets ``c`` of units not found yet to the ratio at their largest usable weight."""
-    units, ratio, size = units.reshape(-1), ratio.reshape(-1), size.reshape(-1)
-    best = torch.full_like(c, -1.0).scatter_reduce_(0, units, size, "amax")
-    here = (size == best[units]) & (size >= 0) & ~found[units]
-    c[units[here]] = ratio[here]
-    found[units[here]] = True
+def _take_largest(c: Tensor, found: Tensor, scales: Tensor, ratio: Tensor, size: Tensor) -> None:
+    """Sets ``c`` of scales not found yet to the ratio at their largest usable weight."""
+    scales, ratio, size = scales.reshape(-1), ratio.reshape(-1), size.reshape(-1)
+    best = torch.full_like(c, -1.0).scatter_reduce_(0, scales, size, "amax")
+    here = (size == best[scales]) & (size >= 0) & ~found[scales]
+    c[scales[here]] = ratio[here]
+    found[scales[here]] = True
 
 
 def _largest_deviation(one: TracedNetwork, two: TracedNetwork, c: Tensor) -> tuple[float, str]:

@@ -106,7 +106,8 @@ def apply_scales_(net: TracedNetwork, scales: Mapping[str, Tensor]) -> None:
 
 def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
     """``c`` per unit of the network, float64 ``[num_nodes]``, after every check."""
-    factor = torch.ones(net.num_nodes, dtype=torch.float64)
+    by_scale = torch.ones(net.num_units + 1, dtype=torch.float64)
+    asked: list[tuple[Layer, Tensor]] = []
     for name, given in scales.items():
         layer = net.layer(name)
         c = torch.as_tensor(given).detach().to("cpu", torch.float64)
@@ -126,15 +127,14 @@ def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
                 allowed="a scale of 1 for pinned units",
                 fix="rescale a unit whose state in net.units is free",
             )
-        factor[layer.units] = c
-    # Tied units are one number in two layers, so what is left to check is that nobody asked for two scales.
-    for name, given in scales.items():
-        layer = net.layer(name)
-        asked = torch.as_tensor(given).detach().to("cpu", torch.float64)
-        if bool((factor[layer.units] != asked).any()):
+        by_scale[net.scale_of[layer.units]] = c
+        asked.append((layer, c))
+    factor = by_scale[net.scale_of]
+    for layer, c in asked:
+        if bool((factor[layer.units] != c).any()):
             raise ScaleError(
-                f"layer '{layer.name}' is tied to another layer that was given other scales",
-                allowed="the same scale for units that are tied",
+                f"units of layer '{layer.name}' are tied to others that were given other scales",
+                allowed="the same scale for units that an addition ties",
             )
     return factor
 
@@ -143,9 +143,9 @@ def random_scales(net: TracedNetwork, sigma: float, generator: torch.Generator |
     """Log-normal scales ``c = exp(σ z)`` for every free unit, by layer name; 1 for pinned units."""
     if not 0 <= sigma < math.inf:
         raise SettingError(f"sigma is {sigma!r}", allowed="a finite number of at least 0")
-    z = torch.randn(net.num_nodes, generator=generator, dtype=torch.float64)
-    c = torch.where(net.scale_of > 0, torch.exp(sigma * z), 1.0)
-    return {layer.name: c[layer.units] for layer in net.hidden_layers()}
+    z = torch.randn(net.num_units, generator=generator, dtype=torch.float64)
+    c = torch.cat([torch.ones(1, dtype=torch.float64), torch.exp(sigma * z)])
+    return {layer.name: c[net.scale_of[layer.units]] for layer in net.hidden_layers()}
 
 
 def random_rescale_(

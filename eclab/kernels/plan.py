@@ -36,6 +36,7 @@ class Plan:
         heads, tails: per weight, int64, the scale each weight leads to and comes from, broadcasting to its shape.
         tree: tree edges in an order in which each one's tail comes before it (down the a-forest).
         b_edges: b-edges in an order in which each one's head comes before it (from the outputs back).
+        scale_free: int64, scales without a b-edge, whose coordinates are relative to their tree edge.
         passes: ``(from, to)`` int64 pairs down the a-forest: ``T_to += T_from`` where a b-edge is a tree edge.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     tails: tuple[Tensor, ...]
     tree: tuple[Edges, ...]
     b_edges: tuple[Edges, ...]
+    scale_free: Tensor
     passes: tuple[tuple[Tensor, Tensor], ...]
 
     def to(self, device: torch.device | str) -> Plan:
@@ -64,5 +66,6 @@ class Plan:
             tuple(tail.to(device) for tail in self.tails),
             tuple(moved(edges) for edges in self.tree),
             tuple(moved(edges) for edges in self.b_edges),
+            self.scale_free.to(device),
             tuple((one.to(device), two.to(device)) for one, two in self.passes),
         )

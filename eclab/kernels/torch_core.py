@@ -50,6 +50,7 @@ def chains(plan: Plan, weights: Sequence[Tensor]) -> Chains:
     b = [values_at(weights, edges) for edges in plan.b_edges]
     for edges, value in zip(plan.tree, tree, strict=True):
         cin[edges.scale] = cin[edges.other] * value
+    cout[plan.scale_free] = 1 / cin[plan.scale_free]
     for edges, value in zip(plan.b_edges, b, strict=True):
         cout[edges.scale] = value * cout[edges.other]
     return Chains(cin, cout, tree, b)
@@ -102,6 +103,7 @@ def b_gradients(plan: Plan, chain: Chains, flow: Tensor, gradients: Sequence[Ten
 def allocate_b(plan: Plan, chain: Chains, v_new: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The new ``cout`` and the new b-weights from the new b-coordinates, from the outputs back (WA)."""
     cout = torch.ones_like(chain.cout)
+    cout[plan.scale_free] = chain.cout[plan.scale_free]
     b_weights = []
     for edges, value, v in zip(plan.b_edges, chain.b, v_new, strict=True):
         w = torch.where(edges.in_tree, value, v / (chain.cin[edges.scale] * cout[edges.other]))

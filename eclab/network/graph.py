@@ -101,14 +101,14 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
     few = tuple(item[:2].detach() for item in inputs_of(x))
     try:
         program = torch.export.export(model, few, strict=False)
-    except Exception as error:  # torch.export raises whatever the model raises
+    except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model raises, under its own frames
         words = str(error).strip().splitlines()
         raise TraceError(
             f"{type(model).__name__} cannot be read on an input of shape "
             f"{', '.join(str(tuple(item.shape)) for item in few)}: {words[0] if words else type(error).__name__}",
             allowed="an nn.Module without data-dependent control flow, and an input of the shape it expects",
             fix="run model(x) first; what runs there and not here is a case for torch.export's documentation",
-        ) from error
+        ) from None
     return _operations(program, _first_names(model))
 
 

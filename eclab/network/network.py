@@ -22,11 +22,12 @@ class Weight:
 
     Attributes:
         name: the parameter's name in the model, ``"0.weight"``.
-        kind: ``"linear"``, ``"conv"`` or ``"bias"``.
+        kind: ``"linear"``, ``"conv"``, ``"transposed"`` (convolution), ``"scale"`` (a factor a unit) or ``"bias"``.
         head, tail: int64, units that each weight leads to and comes from; they broadcast to the parameter's shape, so
             a dense layer of 512 × 784 holds 512 × 1 and 1 × 784 numbers.
         shape: the parameter's shape when it was traced.
-        groups: groups of a convolution, else 1.
+        axes: the axes that run over heads and over tails.
+        groups: groups of a convolution, which cut axis 0 into equal parts; else 1.
         shared: whether the model uses this parameter more than once; the units it touches are then pinned.
     """
 
@@ -35,6 +36,7 @@ class Weight:
     head: Tensor
     tail: Tensor
     shape: tuple[int, ...]
+    axes: tuple[int, int] = (0, 1)
     groups: int = 1
     shared: bool = False
     module: nn.Module = field(repr=False, default_factory=nn.Identity)
@@ -69,10 +71,23 @@ class Weight:
 
 
 def _sum_by(values: Tensor, units: Tensor, num_units: int) -> Tensor:
+    units = units.reshape((1,) * (values.ndim - units.ndim) + units.shape)
     spread = [axis for axis, size in enumerate(units.shape) if size == 1]
     sums = values.sum(spread, keepdim=True) if spread else values
     total = torch.zeros(num_units, dtype=values.dtype, device=values.device)
     return total.index_add_(0, units.reshape(-1).to(values.device), sums.reshape(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """Edges of fixed weight 1, as an addition has them: both ends share one scale.
+
+    Attributes:
+        head, tail: int64 ``[n]``, units.
+    """
+
+    head: Tensor
+    tail: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ class Layer:
 
     Attributes:
         name: the module's path, ``"0"``.
-        kind: ``"linear"`` or ``"conv"``.
+        kind: ``"linear"``, ``"conv"``, ``"transposed"`` or ``"norm"`` (batch-norm with its factors).
         weight, bias: names of its parameters; ``bias`` may be None.
         units: int64 ``[width]``, numbers of its units.
         shape: the weight's shape.
@@ -138,11 +153,14 @@ class TracedNetwork:
 
     Attributes:
         model: the traced module itself.
-        weights: every parameter that is an edge between units, in the order the model uses them.
+        edges: all edges in the order the model uses them: weights, and links of additions.
         layers: the operations with weights, in the same order.
         units: all but the constant source and the inputs.
         inputs: number of input units; they are numbered from 1.
-        scale_of: int64 ``[num_nodes]``; for each unit the number of its free scale, from 1; 0 where it is pinned.
+        scale_of: int64 ``[num_nodes]``; for each unit the number of its free scale, from 1; 0 where it is pinned. Units
+            tied by an addition have the same number.
+        scale_free: int64, the scales that nothing downstream feels, as those of units before a batch-norm with training
+            statistics.
         outside: names of the parameters that are no edges (PReLU slopes, LayerNorm …), which take the base step.
         outputs: int64, units where paths end: the model's outputs, each once and in order.
         operations: the model's operations.
@@ -150,11 +168,12 @@ class TracedNetwork:
     """
 
     model: nn.Module
-    weights: tuple[Weight, ...]
+    edges: tuple[Weight | Link, ...]
     layers: tuple[Layer, ...]
     units: tuple[Unit, ...]
     inputs: int
     scale_of: Tensor
+    scale_free: Tensor
     outside: tuple[str, ...]
     outputs: Tensor
     operations: tuple[Op, ...] = field(repr=False, default=())
@@ -166,13 +185,18 @@ class TracedNetwork:
         return len(self.scale_of)
 
     @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """Every parameter that is an edge between units, in the order the model uses them."""
+        return tuple(edges for edges in self.edges if isinstance(edges, Weight))
+
+    @cached_property
     def num_weights(self) -> int:
         """``m``, the number of weights; a shared one counts once."""
         return sum({weight.name: weight.numel for weight in self.weights}.values())
 
     @cached_property
     def num_units(self) -> int:
-        """``H``, the number of hidden units that scale freely."""
+        """``H``, the number of free scales: hidden units that scale freely, tied ones counted once."""
         return int(self.scale_of.max())
 
     @property

@@ -55,8 +55,11 @@ def run(
         value: Any
         if op.kind == "input":
             value = _converted(next(inputs), like)
-        elif op.kind in ("parameter", "buffer"):
+        elif op.kind == "parameter":
             value = _converted(given.get(op.target, own[op.target]), like)
+        elif op.kind == "buffer":
+            # Batch-norm writes its running statistics; a question asked of a model must not.
+            value = _converted(given.get(op.target, own[op.target]), like).clone()
         elif op.kind == "constant":
             value = _converted(op.args[0], like)
         elif op.kind == "output":

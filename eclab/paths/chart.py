@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,7 @@ class Chart:
             tails=tuple(scale[weight.tail] * (not weight.shared) for weight in self.weights),
             tree=_batches(self.skeleton.a, scale, numbers, tree_edges, by_head=True),
             b_edges=_batches(self.skeleton.b, scale, numbers, tree_edges, by_head=False),
+            scale_free=self.net.scale_free,
             passes=_passes(self.skeleton, scale),
         )
 
@@ -236,8 +238,9 @@ class Chart:
     def _chain(self, unit: int, *, up: bool) -> list[Edge]:
         chain: list[Edge] = []
         scale = int(self.net.scale_of[unit])
-        while scale:
-            edge = self.skeleton.a[scale] if up else self.skeleton.b[scale]
+        chosen = self.skeleton.a if up else self.skeleton.b
+        while scale in chosen:
+            edge = chosen[scale]
             chain.append(edge)
             scale = int(self.net.scale_of[edge.tail if up else edge.head])
         return chain[::-1] if up else chain
@@ -294,7 +297,7 @@ def _batches(
     chosen: dict[int, Edge], scale: Tensor, numbers: dict[str, int], tree: set[Edge], *, by_head: bool
 ) -> tuple[Edges, ...]:
     """Skeleton edges in order of their depth, those of one depth and one weight together."""
-    depth: dict[int, int] = {0: 0}
+    depth: defaultdict[int, int] = defaultdict(int)
     groups: dict[tuple[int, int], list[tuple[int, int, Edge]]] = {}
     for mine, edge in chosen.items():
         other = int(scale[edge.tail if by_head else edge.head])
@@ -314,12 +317,12 @@ def _batches(
 
 def _passes(skeleton: Skeleton, scale: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     """Tree edges that are b-edges too, as (tail, head) scales, in order of depth down the a-forest."""
-    depth: dict[int, int] = {0: 0}
+    depth: defaultdict[int, int] = defaultdict(int)
     levels: dict[int, list[tuple[int, int]]] = {}
     for head, edge in skeleton.a.items():
         tail = int(scale[edge.tail])
         depth[head] = depth[tail] + 1
-        if tail and skeleton.b[tail] == edge:
+        if tail and skeleton.b.get(tail) == edge:
             levels.setdefault(depth[head], []).append((tail, head))
     return tuple(
         (torch.tensor([tail for tail, _ in pairs]), torch.tensor([head for _, head in pairs]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from eclab.network.network import SOURCE, TracedNetwork, Weight
+from eclab.network.network import SOURCE, Link, TracedNetwork, Weight
 
 Counts = NDArray[np.object_]
 
@@ -35,22 +35,25 @@ def count_paths(net: TracedNetwork) -> int:
     """
     count: Counts = np.zeros(net.num_nodes, dtype=object)
     count[sources(net)] = 1
-    for weight in net.weights:
-        add_counts(weight, count)
+    for edges in net.edges:
+        add_counts(edges, count)
     return int(sum(count[net.outputs.numpy()]))
 
 
 def sources(net: TracedNetwork) -> NDArray[np.bool_]:
     """Bool ``[num_nodes]``: where paths start, which is where no weight leads to."""
     start = np.ones(net.num_nodes, dtype=bool)
-    for weight in net.weights:
-        start[weight.head.reshape(-1).numpy()] = False
+    for edges in net.edges:
+        start[edges.head.reshape(-1).numpy()] = False
     start[SOURCE] = True
     return start
 
 
-def add_counts(weight: Weight, count: Counts) -> None:
+def add_counts(weight: Weight | Link, count: Counts) -> None:
     """Adds to every head what its tails hold, one term for each of the parallel edges."""
+    if isinstance(weight, Link):
+        np.add.at(count, weight.head.numpy(), count[weight.tail.numpy()])
+        return
     head, values = weight.head.numpy(), count[weight.tail.numpy()]
     head = head.reshape((1,) * (len(weight.shape) - head.ndim) + head.shape)
     values = values.reshape((1,) * (len(weight.shape) - values.ndim) + values.shape)

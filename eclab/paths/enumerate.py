@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclab.errors import EclabError
-from eclab.network.network import SOURCE, TracedNetwork
+from eclab.network.network import SOURCE, Link, TracedNetwork
 from eclab.paths.skeleton import Edge
 
 Path = tuple[Edge, ...]
@@ -17,7 +17,8 @@ Path = tuple[Edge, ...]
 def segments(net: TracedNetwork, limit: int = 20_000) -> list[Path]:
     """Every path from ground to ground; their values are what rescaling leaves as it is.
 
-    Ground is the constant source, the inputs, and every unit that cannot scale. A path ends at the first ground unit
+    Ground is the constant source, the inputs, every unit that cannot scale, and as an end also what goes into a
+    batch-norm with training statistics. A path ends at the first ground unit
     that it reaches, so a whole path through a pinned unit is several of these, one behind the other.
 
     Args:
@@ -38,8 +39,10 @@ def segments(net: TracedNetwork, limit: int = 20_000) -> list[Path]:
 
     Source: theory §1, path and ground.
     """
-    ground = {number for number, scale in enumerate(net.scale_of.tolist()) if scale == 0}
-    return _walk(net, sorted(ground), lambda unit: unit in ground, stop_there=True, limit=limit)
+    ends = {0, *net.scale_free.tolist()}
+    ground = {number for number, scale in enumerate(net.scale_of.tolist()) if scale in ends}
+    starts = [unit for unit in sorted(ground) if net.scale_of[unit] == 0]
+    return _walk(net, starts, lambda unit: unit in ground, stop_there=True, limit=limit)
 
 
 def whole_paths(net: TracedNetwork, limit: int = 20_000) -> list[Path]:
@@ -66,6 +69,9 @@ def whole_paths(net: TracedNetwork, limit: int = 20_000) -> list[Path]:
 def path_matrix(net: TracedNetwork, limit: int = 20_000) -> NDArray[np.int64]:
     """The (path × edge) 0/1 matrix of theory §1 over :func:`segments`.
 
+    Where a batch-norm with training statistics takes a unit's scale away, no path through the unit has a value of its
+    own, but the ratio of two that end there has: such rows are the difference to the first path that ends there.
+
     Args:
         net: the traced network.
         limit: how many paths to find at most.
@@ -81,7 +87,14 @@ def path_matrix(net: TracedNetwork, limit: int = 20_000) -> NDArray[np.int64]:
     matrix = np.zeros((len(paths), len(column)), dtype=np.int64)
     for row, path in enumerate(paths):
         for edge in path:
-            matrix[row, column[edge.parameter, edge.index]] += 1
+            if edge.parameter:
+                matrix[row, column[edge.parameter, edge.index]] += 1
+    free = set(net.scale_free.tolist())
+    first: dict[int, NDArray[np.int64]] = {}
+    for row, path in enumerate(paths):
+        scale = int(net.scale_of[path[-1].head])
+        if scale in free:
+            matrix[row] -= first.setdefault(scale, matrix[row].copy())
     return matrix
 
 
@@ -108,9 +121,10 @@ def columns(net: TracedNetwork) -> dict[tuple[str, tuple[int, ...]], int]:
 
 
 def _edges(net: TracedNetwork) -> list[Edge]:
-    return [
-        Edge(weight.name, index, *weight.ends(index)) for weight in net.weights for index in np.ndindex(weight.shape)
-    ]
+    weights = [Edge(w.name, index, *w.ends(index)) for w in net.weights for index in np.ndindex(w.shape)]
+    links = [edges for edges in net.edges if isinstance(edges, Link)]
+    pairs = [pair for link in links for pair in zip(link.tail.tolist(), link.head.tolist(), strict=True)]
+    return [*weights, *(Edge("", (), tail, head) for tail, head in pairs)]
 
 
 def _walk(

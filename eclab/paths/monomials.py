@@ -43,7 +43,7 @@ def exponents(chart: Chart, edges: Iterable[Edge]) -> dict[Edge, int]:
     _refuse_no_path(chart, path)
     found: dict[Edge, int] = {}
     for edge in path:
-        if chart.role(edge) == "tree":
+        if not edge.parameter or chart.role(edge) == "tree":
             continue
         found[edge] = found.get(edge, 0) + 1
         below = _first_coordinate_below(chart, edge.head)
@@ -54,7 +54,7 @@ def exponents(chart: Chart, edges: Iterable[Edge]) -> dict[Edge, int]:
 
 def _first_coordinate_below(chart: Chart, unit: int) -> Edge | None:
     scale = int(chart.net.scale_of[unit])
-    while scale:
+    while scale in chart.skeleton.b:
         edge = chart.skeleton.b[scale]
         if chart.role(edge) != "tree":
             return edge

@@ -11,7 +11,7 @@ from eclab.errors import ChartError, NonFiniteError, SettingError
 from eclab.network.graph import Op
 from eclab.network.network import TracedNetwork
 from eclab.network.run import plain_call, run
-from eclab.paths.unrolled import HANDLERS, Scaled
+from eclab.paths.unrolled import HANDLERS, WEIGHTED, Scaled
 
 
 @torch.no_grad()
@@ -90,7 +90,9 @@ def _carried(net: TracedNetwork) -> set[int]:
         where = f" at '{op.module}'" if op.module else ""
         if op.name not in HANDLERS:
             problems.append(f"{op.name.removeprefix('aten.')}{where}")
-        elif reached != [True] + [False] * (len(reached) - 1):
+        elif op.name == "aten.batch_norm" and op.args[5]:
+            problems.append(f"batch_norm{where} with training statistics (use model.eval() before tracing)")
+        elif op.name in WEIGHTED and reached != [True] + [False] * (len(reached) - 1):
             problems.append(f"{op.name.removeprefix('aten.')}{where} with a weight computed from the input")
         numbers.add(number)
         carried.add(id(op))

@@ -14,7 +14,10 @@ from eclab.network.network import TracedNetwork, Weight
 
 @dataclass(frozen=True)
 class Edge:
-    """One weight as an edge: ``parameter[index]`` from unit ``tail`` to unit ``head``."""
+    """One weight as an edge: ``parameter[index]`` from unit ``tail`` to unit ``head``.
+
+    ``parameter`` is empty for an edge of fixed weight 1, as an addition has them.
+    """
 
     parameter: str
     index: tuple[int, ...]
@@ -22,12 +25,14 @@ class Edge:
     head: int
 
     def __str__(self) -> str:
-        return f"{self.parameter}[{','.join(map(str, self.index))}]"
+        return f"{self.parameter}[{','.join(map(str, self.index))}]" if self.parameter else "1"
 
 
 @dataclass(frozen=True)
 class Skeleton:
     """A skeleton by scale: ``a[s]`` and ``b[s]`` for every free scale ``s``, in the order they were resolved.
+
+    A scale that nothing downstream feels (before a batch-norm with training statistics) has no ``b``.
 
     ``a`` is ordered down from ground (each edge's tail before it), ``b`` from the outputs back.
     """
@@ -53,13 +58,17 @@ def diagonal(net: TracedNetwork) -> Skeleton:
     Source: Meng et al. 2018 (arXiv:1802.03713), section 4, skeleton weights; any widths: theory §2.
     """
     matrices = [weight for weight in net.weights if weight.kind != "bias" and not weight.shared]
-    a = _resolve(net, (edge for weight in matrices for edge in _into_heads(weight)), by_head=True)
-    b = _resolve(net, (edge for weight in reversed(matrices) for edge in _out_of_tails(weight)), by_head=False)
+    a = _resolve(net, (edge for weight in matrices for edge in _into_heads(weight)), set(), by_head=True)
+    ends = set(net.scale_free.tolist())
+    b = _resolve(net, (edge for weight in reversed(matrices) for edge in _out_of_tails(weight)), ends, by_head=False)
     return Skeleton(a, b)
 
 
-def _resolve(net: TracedNetwork, candidates: Iterator[Edge], *, by_head: bool) -> dict[int, Edge]:
-    """Takes the first candidate of every free scale whose far end is resolved; repeats while that resolves more."""
+def _resolve(net: TracedNetwork, candidates: Iterator[Edge], ends: set[int], *, by_head: bool) -> dict[int, Edge]:
+    """Takes the first candidate of every free scale whose far end is resolved; repeats while that resolves more.
+
+    Chains end on ground and at the scales in ``ends``, which need no edge.
+    """
     scale = net.scale_of.tolist()
     chosen: dict[int, Edge] = {}
     waiting = list(candidates)
@@ -68,16 +77,17 @@ def _resolve(net: TracedNetwork, candidates: Iterator[Edge], *, by_head: bool) -
         for edge in waiting:
             near, far = (edge.head, edge.tail) if by_head else (edge.tail, edge.head)
             mine, there = scale[near], scale[far]
-            if mine == 0 or mine in chosen:
+            if mine == 0 or mine in chosen or mine in ends:
                 continue
-            if there == 0 or there in chosen:
+            if there == 0 or there in chosen or there in ends:
                 chosen[mine] = edge
             else:
                 left.append(edge)
         if len(left) == len(waiting):
             break
         waiting = left
-    missing = [unit.name for unit in net.units if scale[unit.number] and scale[unit.number] not in chosen]
+    done = {0, *chosen, *ends}
+    missing = [unit.name for unit in net.units if scale[unit.number] not in done]
     if missing:
         raise ChartError(
             f"no skeleton edge {'leads to' if by_head else 'leaves'} {', '.join(missing[:5])}",
@@ -89,37 +99,69 @@ def _resolve(net: TracedNetwork, candidates: Iterator[Edge], *, by_head: bool) -
 
 def _into_heads(weight: Weight) -> Iterator[Edge]:
     """For each unit the weight leads to, its edge from unit ``v mod n_in``."""
-    rows = weight.shape[0] // weight.groups
-    heads = weight.head.reshape(-1).tolist()
-    for group in range(weight.groups):
-        middle = _middle_columns(weight, group)
-        for place in range(rows):
-            unit, column = middle[place % len(middle)]
-            yield _edge(weight, group * rows + place, column, unit, heads[group * rows + place])
+    if weight.kind == "scale":
+        yield from _factors(weight)
+        return
+    for heads, tails in _blocks(weight):
+        middle = _middle(tails)
+        for place, (head, row) in enumerate(heads):
+            tail, column = middle[place % len(middle)]
+            yield _edge(weight, row, column, tail, head)
 
 
 def _out_of_tails(weight: Weight) -> Iterator[Edge]:
     """For each unit the weight leaves, its edge to unit ``u mod n_out``."""
-    rows = weight.shape[0] // weight.groups
-    heads = weight.head.reshape(-1).tolist()
+    if weight.kind == "scale":
+        yield from _factors(weight)
+        return
+    for heads, tails in _blocks(weight):
+        for place, (tail, column) in enumerate(_middle(tails)):
+            head, row = heads[place % len(heads)]
+            yield _edge(weight, row, column, tail, head)
+
+
+def _factors(weight: Weight) -> Iterator[Edge]:
+    for place in range(weight.numel):
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), weight.shape))
+        yield Edge(weight.name, index, *weight.ends(index))
+
+
+Ends = list[tuple[int, int]]
+"""Units with their places along one axis of a weight."""
+
+
+def _blocks(weight: Weight) -> Iterator[tuple[Ends, Ends]]:
+    """Each group of a weight as its heads and its tails; groups cut axis 0."""
+    plane = (*weight.shape[:2], *[1] * (len(weight.shape) - 2))
+    head, tail = (
+        end[tuple(slice(0, 1) if k > 1 else slice(None) for k in range(end.ndim))] for end in (weight.head, weight.tail)
+    )
+    head, tail = head.expand(plane).reshape(plane[:2]), tail.expand(plane).reshape(plane[:2])
+    size = weight.shape[0] // weight.groups
     for group in range(weight.groups):
-        for place, (unit, column) in enumerate(_middle_columns(weight, group)):
-            row = group * rows + place % rows
-            yield _edge(weight, row, column, unit, heads[row])
+        first = group * size
+        down, across = range(first, first + size), range(weight.shape[1])
+        if weight.axes[0] == 0:
+            yield _listed(head[first : first + size, 0], down), _listed(tail[first], across)
+        else:
+            yield _listed(head[first], across), _listed(tail[first : first + size, 0], down)
+
+
+def _listed(units: Tensor, places: range) -> Ends:
+    return list(zip(units.tolist(), places, strict=True))
+
+
+def _middle(ends: Ends) -> Ends:
+    """Each distinct unit with the middle one of its places."""
+    places: dict[int, list[int]] = {}
+    for unit, place in ends:
+        places.setdefault(unit, []).append(place)
+    return [(unit, found[len(found) // 2]) for unit, found in places.items()]
 
 
 def _edge(weight: Weight, row: int, column: int, tail: int, head: int) -> Edge:
-    return Edge(weight.name, (row, column, *(size // 2 for size in weight.shape[2:])), tail, head)
-
-
-def _middle_columns(weight: Weight, group: int) -> list[tuple[int, int]]:
-    """The distinct tail units of a group, each with the middle one of its columns."""
-    tails = weight.tail.reshape(weight.tail.shape[0], -1)
-    row = group * (weight.shape[0] // weight.groups) if weight.groups > 1 else 0
-    places: dict[int, list[int]] = {}
-    for column, unit in enumerate(tails[row].tolist()):
-        places.setdefault(unit, []).append(column)
-    return [(unit, columns[len(columns) // 2]) for unit, columns in places.items()]
+    first, second = (row, column) if weight.axes[0] == 0 else (column, row)
+    return Edge(weight.name, (first, second, *(size // 2 for size in weight.shape[2:])), tail, head)
 
 
 def index_tensors(edges: list[Edge]) -> tuple[Tensor, ...]:

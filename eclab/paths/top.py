@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eclab.errors import NonFiniteError, SettingError
 from eclab.network.graph import inputs_of
-from eclab.network.network import TracedNetwork, Weight
+from eclab.network.network import Link, TracedNetwork, Weight
 from eclab.network.run import active_units
 from eclab.paths.counts import sources
 from eclab.paths.skeleton import Edge
@@ -146,33 +146,33 @@ class _Search:
     def __init__(self, net: TracedNetwork, on: NDArray[np.bool_] | None) -> None:
         self.net = net
         self.on = on
-        self.values = [_values(weight) for weight in net.weights]
+        self.values = [_values(edges) for edges in net.edges]
         self.best = np.where(sources(net), 0.0, -np.inf)
-        for number, weight in enumerate(net.weights):
-            self._relax(number, weight)
+        for number, edges in enumerate(net.edges):
+            self._relax(number, edges)
         self.nodes: dict[int, _Node] = {}
 
-    def _relax(self, number: int, weight: Weight) -> None:
+    def _relax(self, number: int, edges: Weight | Link) -> None:
         """The largest path to every head, by dynamic programming: ``log|v|`` of the best tail and edge."""
-        through = self._logs(number, slice(None)) + self.best[weight.tail.numpy()]
-        spread = tuple(axis for axis, size in enumerate(weight.head.shape) if size == 1)
-        heads = weight.head.reshape(-1).numpy()
+        through = self._logs(number, ()) + self.best[edges.tail.numpy()]
+        spread = tuple(axis for axis, size in enumerate(edges.head.shape) if size == 1)
+        heads = edges.head.reshape(-1).numpy()
         best = through.max(spread).reshape(-1) if spread else through.reshape(-1)
         np.maximum.at(self.best, heads, best)
         if self.on is not None:
             self.best[heads[~self.on[heads]]] = -np.inf
 
-    def _logs(self, number: int, rows: int | slice) -> Floats:
+    def _logs(self, number: int, where: tuple[int | slice, ...]) -> Floats:
         with np.errstate(divide="ignore"):
-            logs: Floats = np.log(np.abs(self.values[number][rows]))
+            logs: Floats = np.log(np.abs(self.values[number][where]))
         return logs
 
     @cached_property
     def rows_into(self) -> dict[int, list[Place]]:
-        """Per unit, the (weight, row) pairs that lead to it."""
+        """Per unit, the (weight, entry of its head table) pairs that lead to it."""
         rows: dict[int, list[Place]] = {}
-        for number, weight in enumerate(self.net.weights):
-            for row, unit in enumerate(weight.head.reshape(-1).tolist()):
+        for number, edges in enumerate(self.net.edges):
+            for row, unit in enumerate(edges.head.reshape(-1).tolist()):
                 rows.setdefault(unit, []).append((number, row))
         return rows
 
@@ -193,11 +193,11 @@ class _Search:
             return [(0.0, _NO_EDGE, _START)]
         logs, places, tails = [np.zeros(0)], [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
         for number, row in self.rows_into[unit]:
-            weight = self.net.weights[number]
-            tail = weight.tail.expand(weight.shape)[row].reshape(-1).numpy()
-            logs.append(self._logs(number, row).reshape(-1) + self.best[tail])
-            first = row * len(tail)
-            places.append(np.stack([np.full(len(tail), number), np.arange(first, first + len(tail))], 1))
+            edges, shape = self.net.edges[number], self.values[number].shape
+            where = _entry(edges.head.shape, row)
+            tail = edges.tail.expand(shape)[where].reshape(-1).numpy()
+            logs.append(self._logs(number, where).reshape(-1) + self.best[tail])
+            places.append(np.stack([np.full(len(tail), number), _flat(shape, where)], 1))
             tails.append(tail)
         log, place, tail = np.concatenate(logs), np.concatenate(places), np.concatenate(tails)
         order = np.argsort(-log, kind="stable")
@@ -244,7 +244,9 @@ class _Search:
         return TopPath(tuple(reversed(edges)), value, end.log_value, end.tail, None if self.on is None else True)
 
     def _edge(self, place: Place, tail: int, head: int) -> Edge:
-        weight = self.net.weights[place[0]]
+        weight = self.net.edges[place[0]]
+        if isinstance(weight, Link):
+            return Edge("", (), tail, head)
         return Edge(weight.name, tuple(map(int, np.unravel_index(place[1], weight.shape))), tail, head)
 
     def _value(self, place: Place) -> float:
@@ -254,7 +256,22 @@ class _Search:
         return math.log(abs(self._value(place)))
 
 
-def _values(weight: Weight) -> Floats:
+def _entry(shape: tuple[int, ...], number: int) -> tuple[int | slice, ...]:
+    """Where the edges to one entry of a head table are: its place on the axes it varies on, all of the others."""
+    place = np.unravel_index(number, shape)
+    return tuple(int(i) if size > 1 else slice(None) for i, size in zip(place, shape, strict=True))
+
+
+def _flat(shape: tuple[int, ...], where: tuple[int | slice, ...]) -> NDArray[np.int64]:
+    """Places in the flattened parameter of what ``where`` selects."""
+    axes = [np.arange(size)[i] for i, size in zip(where, shape, strict=True)]
+    grid = np.meshgrid(*(np.atleast_1d(axis) for axis in axes), indexing="ij")
+    return np.ravel_multi_index(tuple(grid), shape).reshape(-1).astype(np.int64)
+
+
+def _values(weight: Weight | Link) -> Floats:
+    if isinstance(weight, Link):
+        return np.ones(weight.head.shape)
     values: Floats = weight.parameter.detach().to("cpu", torch.float64).numpy()
     if not np.isfinite(values).all():
         raise NonFiniteError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,76 @@ def _conv(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Sc
     return _normalised(value, row, 1)
 
 
+def _conv_transpose(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    mantissa, scale = _per_channel(_scaled(named["input"]), 1)
+    groups, weight = named["groups"], named["weight"]
+    # rows are outputs: [in, out/g, …] becomes [out, in/g, …] and back
+    rows = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    tails = scale.reshape(groups, -1).repeat_interleave(weight.shape[1], 0)
+    rows, bias, row = _powers(rows, named["bias"], tails.reshape(*tails.shape, *[1] * (weight.ndim - 2)), p)
+    weight = rows.reshape(groups, -1, *rows.shape[1:]).transpose(1, 2).flatten(0, 1)
+    value = plain_call(op, (), named | {"input": mantissa, "weight": weight, "bias": bias})
+    return _normalised(value, row, 1)
+
+
+def _matmul(_op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], p: float) -> Scaled:
+    mantissa, scale = _per_channel(_scaled(args[0]), -1)
+    weight, _, row = _powers(args[1].T, None, scale, p)
+    return _normalised(functional.linear(mantissa, weight), row, -1)
+
+
+def _batch_norm(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    """Frozen statistics: the factor ``γ/σ`` and the offset ``β − γ μ/σ`` of every channel."""
+    named = _arguments(op, args, kwargs)
+    value = _scaled(named["input"])
+    deviation = (named["running_var"] + named["eps"]).sqrt()
+    factor = deviation.reciprocal() * (1.0 if named["weight"] is None else named["weight"])
+    offset = -factor * named["running_mean"] + (0.0 if named["bias"] is None else named["bias"])
+    place = [1, -1, *[1] * (value.mantissa.ndim - 2)]
+    scaled = Scaled(value.mantissa, value.log_scale + p * factor.abs().log().reshape(place))
+    return _sum_of(scaled, _power(offset.reshape(place), p))
+
+
+def _power(value: Tensor, p: float) -> Scaled:
+    """``|value|^p`` of a plain tensor."""
+    return Scaled((value != 0).to(value.dtype), p * value.abs().log())
+
+
+def _sum_of(one: Scaled, two: Scaled) -> Scaled:
+    scale = torch.maximum(one.log_scale, two.log_scale)
+    shift = torch.where(scale.isfinite(), scale, 0.0)
+    total = sum(part.mantissa * (part.log_scale - shift).exp() for part in (one, two))
+    return _normalised(torch.as_tensor(total), scale, 1)
+
+
+def _add(_op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    one, two = (part if isinstance(part, Scaled) else _power(part, p) for part in args[:2])
+    alpha = abs(float(kwargs.get("alpha", 1)))
+    return _sum_of(one, Scaled(two.mantissa, two.log_scale + p * math.log(alpha)))
+
+
+def _times(op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], p: float) -> Scaled:
+    value, number = args[:2] if isinstance(args[0], Scaled) else args[1::-1]
+    sign = -1 if op.name == "aten.div" else 1
+    return Scaled(value.mantissa * bool(number), value.log_scale + sign * p * math.log(abs(number) or 1))
+
+
+def _mean(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    named = _arguments(op, args, kwargs)
+    value, axes = _scaled(named["self"]), [axis % _scaled(named["self"]).mantissa.ndim for axis in named["dim"]]
+    mantissa, scale = _per_channel(value, 1)
+    n = math.prod(mantissa.shape[axis] for axis in axes) if op.name == "aten.mean" else 1
+    summed = mantissa.sum(axes, keepdim=named["keepdim"])
+    return _normalised(summed, scale - p * math.log(n), 1)
+
+
+def _joined(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
+    parts = [part if isinstance(part, Scaled) else _power(part, p) for part in args[0]]
+    full = [(part.mantissa, part.log_scale.expand_as(part.mantissa)) for part in parts]
+    return Scaled(*(resolve(op.target)(list(column), *args[1:], **kwargs) for column in zip(*full, strict=True)))
+
+
 def _numbers(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     """A pooling argument as one number an axis."""
     numbers = (value,) if isinstance(value, int) else tuple(value)
@@ -169,7 +240,7 @@ def _move(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> S
 
 
 _SAME = (
-    "relu", "leaky_relu", "prelu", "dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "to",
+    "relu", "leaky_relu", "prelu", "neg", "dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "to",
 )  # fmt: skip
 _MOVES = (
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze",
@@ -178,7 +249,18 @@ _MOVES = (
 
 HANDLERS: dict[str, Handler] = {
     "aten.linear": _linear,
+    "aten.matmul": _matmul,
+    "aten.mm": _matmul,
     **{f"aten.conv{n}d": _conv for n in (1, 2, 3)},
+    **{f"aten.conv_transpose{n}d": _conv_transpose for n in (1, 2, 3)},
+    "aten.batch_norm": _batch_norm,
+    "aten.add": _add,
+    "aten.sub": _add,
+    "aten.mul": _times,
+    "aten.div": _times,
+    "aten.mean": _mean,
+    "aten.sum": _mean,
+    **{f"aten.{name}": _joined for name in ("cat", "concat", "stack")},
     **{f"aten.max_pool{n}d": _max_pool for n in (1, 2, 3)},
     **{f"aten.avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive_avg_pool for n in (1, 2, 3)},
@@ -186,3 +268,8 @@ HANDLERS: dict[str, Handler] = {
     **{f"aten.{name}": _move for name in _MOVES},
 }
 """What each operation does to a value on its way; whatever is not here has no paths through it."""
+
+WEIGHTED = frozenset(
+    name for name, handler in HANDLERS.items() if handler in (_linear, _matmul, _conv, _conv_transpose, _batch_norm)
+)
+"""Operations whose second argument is a weight, which must not depend on the input."""
