@@ -239,6 +239,11 @@ def test_a_diverged_lane_keeps_its_verdict_and_the_other_goes_on():
     assert "step" in lanes["sgd"]["verdict"]
     assert lanes["ec-sgd"]["state"] == "running"
     assert lanes["ec-sgd"]["test_acc"] > 0.5
+    asked = page.ask("inspect", kind="lane", lane="sgd")
+    assert None not in asked["after"].values() or "not finite" in asked["why"]
+    assert page.ask("inspect", kind="lane", lane="ec-sgd")["why"] == ""
+    page.send("view", lane="sgd")
+    assert "no lane is running" in page.error("rescale", layer="0", unit=0, c=2.0, lanes="one")
     json.dumps(page.frame().content, allow_nan=False)
 
 

@@ -27,7 +27,7 @@ class Measure:
         class_gradients: ∂L/∂v, by parameter; empty where there is none.
         into, out_of: squares by unit, float64 ``[num_nodes]``: "w" of the weights into and out of it, "g" of their
             gradients, "d" of their coordinates' gradients; the last two may be missing.
-        why: why gradients are missing, in words.
+        why: why a number is missing, in words; empty where none is.
     """
 
     coordinates: dict[str, Tensor]
@@ -73,6 +73,8 @@ def measure(lane: LaneView, x: Tensor, y: Tensor | None) -> Measure:
     for key, tensors in found:
         if tensors:
             into[key], out_of[key] = _squares_by_unit(net, tensors)
+    if not why and not all(bool(sums.isfinite().all()) for sums in into.values()):
+        why = "it is not finite: the weights of this lane have grown beyond all bounds"
     return Measure(lane.chart.coordinates(), gradients, deltas, into, out_of, why)
 
 
