@@ -32,7 +32,7 @@ from eclab.charts import (
     speed_chart,
     thin,
 )
-from eclab.charts.series import MOST_POINTS, finite, rounded
+from eclab.charts.series import MOST_POINTS, finite, limits, rounded
 from eclab.errors import SettingError
 from eclab.race import Race, Result, parse_lanes
 
@@ -187,6 +187,7 @@ def test_one_zoom_and_one_crosshair_for_all_panels(result: Result) -> None:
     assert {param["name"]: param["views"] for param in form["params"]} == {"hover": names, "zoom": names}
     signals = {signal["name"] for signal in vl_convert.vegalite_to_vega(form)["signals"]}
     assert {"hover", "zoom", "zoom_x"} <= signals
+    assert "autosize" not in form.get("config", {}), "it is for single charts only"
     assert form["resolve"]["scale"]["x"] == "shared"
 
 
@@ -228,6 +229,15 @@ def test_events_at_one_step_are_one_mark_and_divergence_is_a_warning(result: Res
     marks = [row for data in form["datasets"].values() for row in data if "text" in row]
     assert [mark["kind"] for mark in marks] == ["diverged", ""]
     assert "unbalanced, σ = 1; SGD lr 0.1 lr 0.1 → 0.05" in [mark["text"] for mark in marks]
+
+
+def test_a_lane_that_diverges_does_not_squeeze_the_others(result: Result) -> None:
+    assert result.frame["grad_norm"].max() > 1e6
+    scale = drawn(gradient_chart(result.frame, result.lanes))["layer"][0]["encoding"]["y"]["scale"]
+    kept = result.frame[result.frame["lane"] == "ec-sgd"]["grad_norm"]
+    assert kept.max() < scale["domainMax"] < 1e6
+    assert limits([]) == (None, None)
+    assert limits([-1.0] * 99 + [-1e9]) == (-30.0, None)
 
 
 def test_a_frame_alone_has_its_lanes_in_their_colours(result: Result) -> None:

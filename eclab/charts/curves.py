@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eclab.charts.look import axes, check_theme, lane_colour, lane_dash, themed
 from eclab.charts.palette import THEMES
-from eclab.charts.series import finite, rounded, smooth, thin
+from eclab.charts.series import finite, limits, rounded, smooth, thin
 from eclab.errors import SettingError
 
 if TYPE_CHECKING:
@@ -210,10 +210,14 @@ def _panel(
     faint, strong = _rows(view, column, log=form == "log", raw=raw)
     x = alt.X("x:Q", title=_X[view.x][1], axis=axes(view.theme, form="~s", ticks=5, title=_X[view.x][1]))
     x = x.scale(zero=False, nice=False)
+    scale = scale.copy()
+    for end, value in zip(("domainMin", "domainMax"), limits([row["y"] for row in faint or strong]), strict=True):
+        if value is not None:
+            scale[end] = value
     y = alt.Y("y:Q", title=y_title or None, scale=scale)
     y = y.axis(axes(view.theme, form=form, ticks=5, title=y_title or None))
     legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolStrokeWidth=3)
-    colour, dash = lane_colour(view.lanes, view.theme, legend), lane_dash(view.lanes)
+    colour, dash = lane_colour(view.lanes, view.theme, legend), lane_dash(view.lanes, legend)
     base = alt.Chart()
     layers: list[Any] = []
     if raw:
@@ -223,23 +227,22 @@ def _panel(
         .mark_line(strokeWidth=2, strokeJoin="round", clip=True)
         .encode(x=x, y=y, color=colour, strokeDash=dash)
     )
-    rule = base.mark_rule(color=THEMES[view.theme]["mute"], strokeWidth=1, opacity=0.6)
-    layers.append(rule.encode(x=x).transform_filter({"param": "hover", "empty": False}))
-    layers.append(_hover_points(view, x, y, colour, form))
+    seen = alt.OpacityValue(0, condition={"param": "hover", "empty": False, "value": 0.5})
+    layers.append(base.mark_rule(color=THEMES[view.theme]["mute"], strokeWidth=1).encode(x=x, opacity=seen))
+    layers.append(_hover_points(view, form).encode(x=x, y=y, color=colour))
     layers += _events(view)
     data = alt.InlineData(values=faint if raw else strong)
     return alt.LayerChart(data=data, layer=layers, title=title, width=WIDTH, height=HEIGHT)
 
 
-def _hover_points(view: _View, x: Any, y: Any, colour: Any, form: str) -> Any:
-    tips = [
-        alt.Tooltip("lane:N", title="lane"),
-        alt.Tooltip("x:Q", title=view.x, format="~s"),
-        alt.Tooltip("y:Q", title="value", format=".1%" if form == "~%" else ".4~g"),
-    ]
-    points = alt.Chart().mark_point(filled=True, size=36, clip=True)
+def _hover_points(view: _View, form: str) -> Any:
+    number = ".1%" if form == "~%" else ".4~g"
+    place = "," if view.x == "step" else ".4~g"
+    # Vega-Lite's own tooltip of the nearest point has no lane: there the point is in datum.datum.
+    point = "(datum.datum || datum)"
+    tip = f"{{'lane': {point}.lane, '{view.x}': format({point}.x, '{place}'), 'value': format({point}.y, '{number}')}}"
     seen = alt.OpacityValue(0, condition={"param": "hover", "empty": False, "value": 1})
-    return points.encode(x=x, y=y, color=colour, opacity=seen, tooltip=tips)
+    return alt.Chart().mark_point(filled=True, size=36, clip=True, tooltip=alt.ExprRef(tip)).encode(opacity=seen)
 
 
 def _rows(view: _View, column: str, *, log: bool, raw: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -96,7 +96,11 @@ def _chart(kind: _Kind, lanes: Sequence[LaneLook], theme: str) -> alt.LayerChart
         _crosshair(theme),
     ]
     params = [alt.param(name="hoverX", value=None), alt.param(name="domainX", value=None)]
-    chart = alt.LayerChart(layer=layers).add_params(*params).properties(width=WIDTH, height=HEIGHT)
+    chart = (
+        alt.LayerChart(layer=layers)
+        .add_params(*params)
+        .properties(width=WIDTH, height=HEIGHT, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    )
     return themed(chart, theme)
 
 

@@ -41,7 +41,6 @@ def themed(chart: Chart, theme: str, background: str = "transparent") -> Chart:
         background=background,
         font=FONT,
         padding=4,
-        autosize=alt.AutoSizeParams(type="fit", contains="padding"),
         view=alt.ViewConfig(stroke=None),
         axis=alt.AxisConfig(titleColor=colours["mute"], titleFontSize=11, titleFontWeight="normal"),
         title=alt.TitleConfig(color=colours["ink"], fontSize=12, anchor="start", frame="group", offset=8),

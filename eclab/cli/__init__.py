@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from eclab import __version__
 from eclab.errors import EclabError
 
 BAD_INPUT, INTERRUPTED = 1, 130
@@ -15,7 +16,6 @@ BAD_INPUT, INTERRUPTED = 1, 130
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with a help text for each command."""
-    import eclab
     from eclab.cli import audit, doctor, lab, race
 
     parser = argparse.ArgumentParser(
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train ReLU networks in their equivalent class space.",
         epilog="`eclab COMMAND --help` explains a command.",
     )
-    parser.add_argument("--version", action="version", version=f"eclab {eclab.__version__}")
+    parser.add_argument("--version", action="version", version=f"eclab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (lab, race, audit, doctor):
         part.add(commands)

@@ -22,18 +22,19 @@ def run(given: argparse.Namespace) -> int:
     """Trace and print."""
     import torch
 
-    import eclab
+    from eclab.facade import trace
     from eclab.race.settings import whole
 
     spec = network(given)
     model = spec.build(seed=whole(given.seed, "the seed", least=0))
     samples = None
     if given.data is not None:
+        from eclab.data import load
         from eclab.race.task import make_task
 
-        task = make_task(eclab.data.load(given.data), model, torch.float32, torch.device("cpu"))
+        task = make_task(load(given.data), model, torch.float32, torch.device("cpu"))
         samples = task.x[:SAMPLES]
-    net = eclab.trace(model, torch.zeros(1, *spec.input_shape) if samples is None else samples)
+    net = trace(model, torch.zeros(1, *spec.input_shape) if samples is None else samples)
     found = net.audit(samples)
     say(spec.text)
     print_table(("", "", ""), found.rows(), right=(1,))

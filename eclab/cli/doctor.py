@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from eclab import __version__
 from eclab.cli.words import Commands, command, print_table, say
 
 OLDEST_PYTHON = (3, 11)
@@ -63,9 +64,7 @@ def versions() -> Iterator[Finding]:
     old = sys.version_info[:2] < OLDEST_PYTHON
     fix = f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer" if old else ""
     yield Finding("python", platform.python_version(), fix, needed=True)
-    import eclab
-
-    yield Finding("eclab", eclab.__version__)
+    yield Finding("eclab", __version__)
     for package, least in requirements():
         yield check_package(package, least)
 
@@ -144,13 +143,13 @@ def notebooks() -> Iterator[Finding]:
 
 def data_sets() -> Iterator[Finding]:
     """Which data sets are on this machine."""
-    import eclab
+    from eclab.data import available, names
 
     root = os.environ.get("ECLAB_DATA")
     if root is not None and not Path(root).is_dir():
         yield Finding("ECLAB_DATA", f"{root}, which is no folder", "set it to the folder with the data sets")
-    here = eclab.data.available()
+    here = available()
     yield Finding("data sets", ", ".join(here))
-    for name in eclab.data.names():
+    for name in names():
         if name not in here:
             yield Finding(name, "not on this machine", "is downloaded at first use, or put its files below ECLAB_DATA")

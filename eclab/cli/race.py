@@ -106,7 +106,7 @@ def _new_folder(data: str) -> Path:
 def _new(given: argparse.Namespace) -> Race:
     import torch
 
-    import eclab
+    from eclab.data import load
     from eclab.race import Race
 
     def chosen(name: str, default: Any) -> Any:
@@ -115,7 +115,7 @@ def _new(given: argparse.Namespace) -> Race:
 
     return Race(
         network(given),
-        eclab.data.load(chosen("data", "digits"), limit=given.limit),
+        load(chosen("data", "digits"), limit=given.limit),
         chosen("lanes", "sgd,ec-sgd"),
         lr=read_rates(chosen("lr", "0.1")),
         epochs=chosen("epochs", 5),

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eclab.classes import apply_scales_, random_rescale_
 from eclab.errors import ScaleError, SettingError
 from eclab.race import settings
 from eclab.race.batches import stream
@@ -53,13 +54,11 @@ def _kind(key: str) -> str:
 
 def rescale(race: Race, scales: Mapping[str, Any], note: str | None, names: Sequence[str] | None) -> dict[str, Tensor]:
     """See `Race.rescale`."""
-    import eclab
-
     lanes = _running(race, names)
     used = _as_tensors(lanes[0].net, scales)
     with unchanged_on_error(lanes):
         for lane in lanes:
-            eclab.apply_scales_(lane.net, used)
+            apply_scales_(lane.net, used)
             _need_finite(lane)
     text = _scales_text(used) if note is None else note
     if text:
@@ -69,16 +68,14 @@ def rescale(race: Race, scales: Mapping[str, Any], note: str | None, names: Sequ
 
 def unbalance(race: Race, sigma: float, names: Sequence[str] | None) -> dict[str, Tensor]:
     """See `Race.unbalance`."""
-    import eclab
-
     spread = settings.positive(sigma, "the unbalance")
     need_free_units(race.start_net)
     lanes = _running(race, names)
     generator = torch.Generator().manual_seed(stream(race.config.seed, f"unbalance {race.unbalances + 1}"))
     with unchanged_on_error(lanes):
-        used = eclab.random_rescale_(lanes[0].net, sigma=spread, generator=generator)
+        used = random_rescale_(lanes[0].net, sigma=spread, generator=generator)
         for lane in lanes[1:]:
-            eclab.apply_scales_(lane.net, used)
+            apply_scales_(lane.net, used)
         for lane in lanes:
             _need_finite(lane)
     race.unbalances += 1

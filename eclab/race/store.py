@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eclab import __version__
 from eclab.errors import CheckpointError
 from eclab.race.checkpoint import check_schema
 from eclab.race.files import whole_file
@@ -204,14 +205,12 @@ class StoredWeights(Mapping[str, Mapping[str, Tensor]]):
 
 def describe(race: Race) -> dict[str, Any]:
     """What a run was: everything but its records, as plain data."""
-    import eclab
-
     net = race.start_net
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
-            "eclab": eclab.__version__,
+            "eclab": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eclab.classes import random_rescale_, start_skeleton_
 from eclab.errors import DataError, SettingError, SpecError
+from eclab.facade import trace
 from eclab.race.batches import stream
 
 if TYPE_CHECKING:
@@ -181,17 +183,15 @@ def start_network(model: nn.Module, task: Task, start: str, unbalance: float, se
         TraceError: the model cannot be read.
         SettingError: a rescaling is asked of a model without a free unit, or a parameter gets no gradient.
     """
-    import eclab
-
     model.train()
-    net = eclab.trace(model, task.x[:2])
+    net = trace(model, task.x[:2])
     _check_gradients(net, task)
     if start == "skeleton" and net.num_units:
-        eclab.start_skeleton_(net)
+        start_skeleton_(net)
     if unbalance:
         need_free_units(net)
         generator = torch.Generator().manual_seed(stream(seed, "unbalance"))
-        eclab.random_rescale_(net, sigma=unbalance, generator=generator)
+        random_rescale_(net, sigma=unbalance, generator=generator)
     return net
 
 
