@@ -151,7 +151,7 @@ def test_test_accuracy_comes_at_its_interval_and_at_the_end() -> None:
     assert 0.5 < last.test_acc <= 1
 
 
-@pytest.mark.parametrize("net", ["64-12-9-10", "64b-12b-10b", "1x8x8-c4k3b-p2-c6k3-a2-f-12-10"])
+@pytest.mark.parametrize("net", ["64-12-9-10", "64-12b-10b", "1x8x8-c4k3b-p2-c6k3-a2-f-12-10"])
 def test_the_gauge_of_a_step_is_that_of_its_units(net: str) -> None:
     race = Race(net, "digits", device="cpu", unbalance=0.5)
     race.step()
