@@ -149,14 +149,15 @@ def start_and_end(found: Numbers, *, steps: int, balanced: float, lost: float, a
     assert found["ec_sgd_stayed"] < 0.02
 
 
-def race_fnn(found: Numbers, *, class_dim: int, runs: int, high: float, **ends: Any) -> None:
+def race_fnn(found: Numbers, *, class_dim: int, runs: int, **ends: Any) -> None:
     start_and_end(found, **ends)
     assert found["class_dim"] == class_dim
-    assert found["sgd_diverged"] == runs
+    assert 1 <= found["sgd_diverged"] <= runs
     assert found["ec_sgd_diverged"] == 0
     assert found["first_losses_equal"]
-    assert found["drift_ec_sgd"] > 2 * found["drift_sgd"] > 0
-    assert found["highest_rate_ec_sgd"] > found["highest_rate_sgd"] + high
+    assert found["drift_sgd"] > 0
+    assert found["drift_ec_sgd"] > 0
+    assert found["best_unbalanced_ec_sgd"] > found["best_unbalanced_sgd"] + 0.02
     assert found["overhead_percent"] > -50
 
 
@@ -203,16 +204,101 @@ CASES: dict[str, tuple[str, Numbers, Callable[..., None], Numbers]] = {
         {"m": 78, "H": 4, "count": 3888, "paper_rule": 74, "big": 784 * 512**3 * 10, "functional": range(60, 75)}
         | {"dense": False},
     ),
+    "race": (
+        "03-race-fnn",
+        {},
+        race_fnn,
+        {
+            "class_dim": 17_024 - 256,
+            "runs": 5,
+            "steps": 138,
+            "balanced": 0.92,
+            "lost": 0.3,
+            "apart": 0.02,
+        },
+    ),
+    "race of a CNN": (
+        "04-race-cnn",
+        {},
+        race_cnn,
+        {
+            "m": 1864,
+            "H": 24,
+            "count": 414_720,
+            "steps": 115,
+            "balanced": 0.83,
+            "lost": 0.4,
+            "apart": 0.06,
+        },
+    ),
+}
+
+# the same with Fashion-MNIST, which not every machine has
+FASHION_CASES: dict[str, tuple[str, Numbers, Callable[..., None], Numbers]] = {
+    "race": (
+        "03-race-fnn",
+        {
+            "data": "fashion-mnist",
+            "network": "784-64x4-10",
+            "limit": 20_000,
+            "epochs": 1,
+            "lr": 0.05,
+            "seeds": 2,
+            "rates": [0.1],
+        },
+        race_fnn,
+        {
+            "class_dim": 63_104 - 256,
+            "runs": 2,
+            "steps": 313,
+            "balanced": 0.75,
+            "lost": 0.3,
+            "apart": 0.05,
+        },
+    ),
+    "race of a CNN": (
+        "04-race-cnn",
+        {
+            "data": "fashion-mnist",
+            "network": "1x28x28-c4k5s2-p2-c8k3-p2-f-10",
+            "activation": "leaky_relu",
+            "limit": 6_000,
+            "epochs": 1,
+            "seeds": 1,
+            "unbalance": 2.0,
+        },
+        race_cnn,
+        {
+            "m": 1108,
+            "H": 12,
+            "count": 648_000,
+            "steps": 94,
+            "balanced": 0.6,
+            "lost": 0.3,
+            "apart": 0.06,
+        },
+    ),
 }
 
 
-@pytest.mark.notebook
-@pytest.mark.parametrize("case", CASES)
-def test_a_run_records_the_numbers(case: str, tmp_path: Path) -> None:
-    name, parameters, holds, expected = CASES[case]
-    output = tmp_path / f"{name}.ipynb"
+def run_and_hold(case: tuple[str, Numbers, Callable[..., None], Numbers], folder: Path) -> None:
+    name, parameters, holds, expected = case
+    output = folder / f"{name}.ipynb"
     found = run(FOLDER / f"{name}.ipynb", parameters, output, timeout=300)
     holds(found, **expected)
     shown = output.read_text(encoding="utf-8")
     assert '"stderr"' not in shown, "a cell warned"
     assert "cdn." not in shown, "an output would fetch something"
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_records_the_numbers(case: str, tmp_path: Path) -> None:
+    run_and_hold(CASES[case], tmp_path)
+
+
+@pytest.mark.notebook
+@pytest.mark.usefixtures("fashion_mnist")
+@pytest.mark.parametrize("case", FASHION_CASES)
+def test_a_run_on_fashion_mnist_records_the_numbers(case: str, tmp_path: Path) -> None:
+    run_and_hold(FASHION_CASES[case], tmp_path)
