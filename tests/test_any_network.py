@@ -36,7 +36,8 @@ class Block(nn.Module):
         self.down = nn.Sequential(nn.Conv2d(i, o, 1, stride, bias=False), norm(o, bn)) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.b2(self.c2(functional.relu(self.b1(self.c1(x))))) + self.down(x))
+        value: Tensor = functional.relu(self.b2(self.c2(functional.relu(self.b1(self.c1(x))))) + self.down(x))
+        return value
 
 
 def resnet(*, bn: bool) -> nn.Module:
@@ -56,7 +57,8 @@ class PreActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = x + self.c2(functional.relu(self.n2(self.c1(functional.relu(self.n1(x))))))
-        return self.head(functional.relu(self.n3(x)).mean((2, 3)))
+        value: Tensor = self.head(functional.relu(self.n3(x)).mean((2, 3)))
+        return value
 
 
 class DenseNet(nn.Module):
@@ -72,7 +74,8 @@ class DenseNet(nn.Module):
         x = self.c0(x)
         y = torch.cat([x, self.c1(functional.relu(self.n1(x)))], 1)
         z = torch.cat([y, self.c2(functional.relu(self.n2(y)))], 1)
-        return self.head(functional.relu(self.up(functional.relu(z))).mean((2, 3)))
+        value: Tensor = self.head(functional.relu(self.up(functional.relu(z))).mean((2, 3)))
+        return value
 
 
 class Mixed(nn.Module):
@@ -87,7 +90,8 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         z = functional.relu(torch.cat([functional.relu(self.a(x)), self.b(x)], -1) @ self.W + self.p)
-        return self.head(z + 0.5 * functional.leaky_relu(self.r(z)))
+        value: Tensor = self.head(z + 0.5 * functional.leaky_relu(self.r(z)))
+        return value
 
 
 def depthwise() -> nn.Module:
@@ -196,6 +200,7 @@ def test_what_flows_into_a_scale_flows_out(name: str) -> None:
     balance = torch.zeros(net.num_nodes, dtype=F64)
     size = torch.zeros(net.num_nodes, dtype=F64)
     for weight in net.weights:
+        assert weight.parameter.grad is not None
         flow = weight.parameter.detach() * weight.parameter.grad
         balance += weight.sum_into_heads(flow, net.num_nodes) - weight.sum_into_tails(flow, net.num_nodes)
         size += weight.sum_into_heads(flow.abs(), net.num_nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -65,12 +66,11 @@ def test_rescaling_a_unit_scales_what_enters_and_leaves_it(make: type) -> None:
     x = samples(model)
     net, before, outputs = eclab.trace(model, x), state(model), model(x)
     eclab.rescale_(net, "0", 2, 7.5)
-    assert torch.allclose(model[0].weight[2], 7.5 * before["0.weight"][2], rtol=1e-15)
-    assert torch.equal(model[0].weight[:2], before["0.weight"][:2])
-    assert torch.allclose(model[0].bias[2], 7.5 * before["0.bias"][2], rtol=1e-15)
-    following = model[2] if make is dense else model[3]
+    assert torch.allclose(model.get_parameter("0.weight")[2], 7.5 * before["0.weight"][2], rtol=1e-15)
+    assert torch.equal(model.get_parameter("0.weight")[:2], before["0.weight"][:2])
+    assert torch.allclose(model.get_parameter("0.bias")[2], 7.5 * before["0.bias"][2], rtol=1e-15)
     name = "2.weight" if make is dense else "3.weight"
-    assert torch.allclose(following.weight[:, 2], before[name][:, 2] / 7.5, rtol=1e-15)
+    assert torch.allclose(model.get_parameter(name)[:, 2], before[name][:, 2] / 7.5, rtol=1e-15)
     assert torch.allclose(model(x), outputs, rtol=1e-12, atol=1e-14)
 
 
@@ -93,7 +93,7 @@ def test_function_change_sees_a_real_change() -> None:
     x = samples(model)
     net, before = eclab.trace(model, x), state(model)
     with torch.no_grad():
-        model[0].weight[0, 0] += 1e-6
+        model.get_parameter("0.weight")[0, 0] += 1e-6
     assert not eclab.function_change(before, net, x)
 
 
@@ -143,16 +143,16 @@ def test_a_flipped_sign_is_another_class() -> None:
     one = dense()
     two = copy.deepcopy(one)
     with torch.no_grad():
-        two[0].weight[1] *= -1
-        two[2].weight[:, 1] *= -1
+        two.get_parameter("0.weight")[1].neg_()
+        two.get_parameter("2.weight")[:, 1].neg_()
     assert not eclab.same_class(one, two, samples(one))
 
 
 def test_units_that_are_all_zero_do_not_hide_the_class() -> None:
     one = dense()
     with torch.no_grad():
-        one[0].weight[1] = 0
-        one[0].bias[1] = 0
+        one.get_parameter("0.weight")[1] = 0
+        one.get_parameter("0.bias")[1] = 0
     two = copy.deepcopy(one)
     x = samples(one)
     eclab.random_rescale_(eclab.trace(two, x), 1.0, torch.Generator().manual_seed(2))
@@ -166,7 +166,7 @@ def test_networks_of_other_shape_or_slope_differ_in_words() -> None:
     assert "shapes" in eclab.same_class(one, wider, x).where
     two = copy.deepcopy(one)
     with torch.no_grad():
-        two[5].weight += 0.1
+        two.get_parameter("5.weight").add_(0.1)
     assert "5.weight" in eclab.same_class(one, two, x).where
     leaky, relu = (nn.Sequential(nn.Linear(3, 6), act, nn.Linear(6, 2)).double() for act in (nn.LeakyReLU(), nn.ReLU()))
     assert not eclab.same_class(leaky, relu, x)
@@ -184,7 +184,7 @@ def test_scales_outside_the_group_change_nothing(scale: float) -> None:
 def test_scales_that_do_not_fit_change_nothing() -> None:
     model = dense(torch.float32)
     net, before = eclab.trace(model, samples(model)), state(model)
-    cases = [
+    cases: list[tuple[tuple[Any, ...], str]] = [
         (("0", 5, 2.0), "no unit 5"),
         (("9", 0, 2.0), "no layer '9'"),
         (("6", 0, 2.0), "it is an output"),
@@ -223,14 +223,14 @@ def test_audit_counts_ranks_and_dead_units() -> None:
     model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double()
     x = 3 * torch.randn(200, 2, dtype=F64)
     with torch.no_grad():  # four lines that cut the samples differently, so that no unit can stand in for another
-        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]]))
-        model[0].bias.copy_(torch.tensor([0.5, -0.5, 0.3, -0.2]))
+        model.get_parameter("0.weight").copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]]))
+        model.get_parameter("0.bias").copy_(torch.tensor([0.5, -0.5, 0.3, -0.2]))
     net = eclab.trace(model, x)
     alive = net.audit(x)
     assert (alive.num_weights, alive.num_units, alive.class_dim) == (17, 4, 13)
     assert (alive.path_rank, alive.functional_rank, alive.dead_units) == (13, 13, ())
     with torch.no_grad():
-        model[0].bias[3] = -1e6
+        model.get_parameter("0.bias")[3] = -1e6
     table = net.audit(x)
     assert table.path_rank == 13
     assert table.dead_units == ("0[3]",)

@@ -124,7 +124,13 @@ export function choice(label, entries, chosen, act) {
 export function entry(label, shown, act, more = {}) {
   const control = h("input", { class: "ec-entry", type: "text", inputmode: "decimal", "aria-label": label, spellcheck: "false", value: shown,
     onchange: () => act(control.value, control), ...more });
-  control.addEventListener("keydown", (event) => event.key === "Enter" && control.select());
+  control.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    // A page that is busy drawing may lose the browser's own change event, which Enter would cause.
+    event.preventDefault();
+    act(control.value, control);
+    control.select();
+  });
   const field = h("label", { class: "ec-field" }, h("span", { text: label }), control);
   return field;
 }

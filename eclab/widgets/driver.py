@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ CLOSED = "this lab has been closed; make a new one with eclab.Lab()"
 
 _REPLACED_BY_NEWER = ("rescale", "inspect", "window")
 """Commands of which only the newest counts while they wait in line: a drag or a moving pointer sends many."""
+
+BREATH_EVERY, BREATH = 0.010, 0.001
+"""Seconds: so often the thread sleeps while it trains, and so long."""
 
 _INTERRUPTING = frozenset({"pause", "stop", "reset", "spec", "edit", "preset", "data", "start", "undo", "redo"})
 """Commands that a step under way need not finish for."""
@@ -61,6 +65,7 @@ class Driver:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._breath = 0.0
         self.idle = threading.Event()
         self.idle.set()
 
@@ -137,11 +142,18 @@ class Driver:
         if self.work.playing:
             self.idle.clear()
             self.work.advance()
+            self._breathe()
         else:
             self.idle.set()
             self._sleep()
         if (self.work.changed or self.work.playing) and self.gate.ready():
             self.work.flush()
+
+    def _breathe(self) -> None:
+        """Really sleep now and then: a kernel takes a message in many turns, and would wait 5 ms for each of them."""
+        if time.monotonic() - self._breath > BREATH_EVERY:
+            time.sleep(BREATH)
+            self._breath = time.monotonic()
 
     def _run_pending(self) -> None:
         while True:
