@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eclab.network.graph import Op, resolve
+from eclab.network.rules import MOVES
 from eclab.network.run import plain_call
 
 
@@ -242,10 +243,6 @@ def _move(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> S
 _SAME = (
     "relu", "leaky_relu", "prelu", "neg", "dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "to",
 )  # fmt: skip
-_MOVES = (
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze",
-    "expand", "slice", "select", "movedim", "swapaxes",
-)  # fmt: skip
 
 HANDLERS: dict[str, Handler] = {
     "aten.linear": _linear,
@@ -260,12 +257,12 @@ HANDLERS: dict[str, Handler] = {
     "aten.div": _times,
     "aten.mean": _mean,
     "aten.sum": _mean,
-    **{f"aten.{name}": _joined for name in ("cat", "concat", "stack")},
     **{f"aten.max_pool{n}d": _max_pool for n in (1, 2, 3)},
     **{f"aten.avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive_avg_pool for n in (1, 2, 3)},
     **{f"aten.{name}": _same for name in _SAME},
-    **{f"aten.{name}": _move for name in _MOVES},
+    **{f"aten.{name}": _move for name in MOVES},
+    **{f"aten.{name}": _joined for name in ("cat", "concat", "stack")},
 }
 """What each operation does to a value on its way; whatever is not here has no paths through it."""
 
