@@ -306,6 +306,7 @@ def test_a_visit_to_the_lab(visit: Visit) -> None:
         lens(lab, name)
         visit.page.wait_for_timeout(500)
         picture(visit, lab, f"{name.lower()}-dark")
+    wait_until("the curves are there in the other theme", lambda: both_drawn(lab))
     dark(visit, False)
 
 

@@ -51,7 +51,11 @@ export class Charts {
     this.rest = 0;
     this.seen = -1;
     ctx.on("charts", () => this.build());
-    ctx.on("theme", () => this.redraw());
+    ctx.on("theme", () => {
+      this.redraw();
+      // JupyterLab hides the page while it changes its theme, and what is hidden is not fed
+      this.again = setTimeout(() => this.feed(true), 800);
+    });
     ctx.on("state", () => this.#lanes());
     ctx.on("curves", () => this.feed(false));
     this.observer = new ResizeObserver(() => this.panels.forEach((p) => p.resize()));
@@ -123,6 +127,7 @@ export class Charts {
   }
 
   close() {
+    clearTimeout(this.again);
     this.observer.disconnect();
     this.point.cancel();
     this.panels.forEach((p) => p.close());
