@@ -62,7 +62,9 @@ def test_the_thread_starts_with_the_first_command_and_ends_with_close(driver: Dr
     driver.close()
     assert threading.active_count() == before
     with pytest.raises(RuntimeError, match="closed"):
-        driver.post({"cmd": "step"})
+        driver.call(lambda: None)
+    driver.post({"cmd": "step"})  # a page that did not know yet
+    assert threading.active_count() == before
 
 
 def test_posting_returns_at_once_though_work_is_under_way(driver: Driver):
@@ -220,3 +222,49 @@ def test_an_error_nobody_expected_is_logged_and_the_thread_goes_on(driver: Drive
     driver.put(fail)
     assert driver.call(lambda: 7) == 7
     assert "no channel" in caplog.text
+
+
+def test_what_is_made_aside_goes_on_in_the_lab_s_thread(driver: Driver):
+    told: list[tuple[str, str]] = []
+
+    def note(found: object) -> None:
+        told.append((str(found), threading.current_thread().name))
+
+    driver.aside(lambda: threading.current_thread().name, note, note)
+    until(lambda: len(told) == 1)
+    driver.aside(lambda: 1 // 0, note, note)
+    until(lambda: len(told) == 2)
+    assert [thread for _, thread in told] == ["eclab lab", "eclab lab"]
+    assert told[0][0] == "eclab charts"
+    assert "by zero" in told[1][0]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lab_that_closed_while_something_was_made_aside_says_nothing(driver: Driver, fails: bool):
+    release = threading.Event()
+    told: list[object] = []
+
+    def make() -> int:
+        release.wait(5)
+        return 1 // (0 if fails else 1)
+
+    driver.aside(make, told.append, told.append)
+    (thread,) = driver._aside
+    driver.close()
+    release.set()
+    driver.close(aside=True)
+    assert not thread.is_alive()
+    assert told == []
+    assert not driver._aside
+
+
+def test_a_process_that_ends_waits_for_what_is_made_aside(driver: Driver):
+    done = threading.Event()
+
+    def make() -> None:
+        time.sleep(0.3)
+        done.set()
+
+    driver.aside(make, lambda _: None, lambda _: None)
+    driver.close(aside=True)
+    assert done.is_set()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,6 +235,31 @@ def test_a_process_ends_while_a_lab_plays():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, "True", "")
+
+
+def test_a_process_ends_while_its_charts_are_compiled(tmp_path: Path):
+    code = (
+        "import eclab; lab = eclab.Lab('2-5-2', data='circle');"
+        "lab._handle_custom_msg({'cmd': 'hello', 'id': '1:1'}, []); lab._call(lambda: print('greeted'))"
+    )
+    empty = {**os.environ, "ECLAB_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=empty
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, "greeted", "")
+
+
+def test_a_lab_closes_while_its_charts_are_compiled(make: Make, monkeypatch: pytest.MonkeyPatch):
+    release = threading.Event()
+    monkeypatch.setattr("eclab.widgets.handlers.compiled_charts", lambda lanes: release.wait(5))
+    lab = make("2-6-5-2", data="circle")
+    lab._handle_custom_msg({"cmd": "hello", "id": "1:1"}, [])
+    lab._call(lambda: None)
+    (thread,) = lab._driver._aside
+    lab.close()
+    release.set()
+    thread.join(5)  # what it raised would be a warning, and so an error here
+    assert not thread.is_alive()
 
 
 def test_the_widget_loads_no_charts():

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from eclab.widgets.frames import FrameGate
@@ -22,6 +23,9 @@ CLOSED = "this lab has been closed; make a new one with eclab.Lab()"
 
 _REPLACED_BY_NEWER = ("rescale", "inspect", "window")
 """Commands of which only the newest counts while they wait in line: a drag or a moving pointer sends many."""
+
+ASIDE_ENDS = 20.0
+"""Seconds a process that ends waits for charts being compiled: longer than that takes on a slow machine."""
 
 BREATH_EVERY, BREATH = 0.010, 0.001
 """Seconds: so often the thread sleeps while it trains, and so long."""
@@ -65,6 +69,7 @@ class Driver:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._aside: set[threading.Thread] = set()
         self._breath = 0.0
         self.idle = threading.Event()
         self.idle.set()
@@ -82,7 +87,8 @@ class Driver:
         with self._wake:
             if self._pending and _supersedes(content, self._pending[-1]):
                 self._pending.pop()
-        self.put(content)
+        # a page that speaks while the lab closes gets no answer; its channel is closed next
+        self._offer(content)
 
     def call(self, job: Callable[[], T]) -> T:
         """Run a job on the thread and wait for its result; an exception of the job is raised here."""
@@ -98,8 +104,34 @@ class Driver:
         while not self.idle.wait(0.2):
             pass
 
-    def close(self, timeout: float = 5.0) -> None:
-        """End the thread; what is still in line is not run."""
+    def aside(self, make: Callable[[], T], then: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
+        """Run a job on a thread of its own, then go on with what it made, or with its error, on the lab's thread.
+
+        Nothing of either happens once the lab has been closed.
+        """
+
+        def work() -> None:
+            try:
+                made = make()
+            except Exception as problem:
+                log.exception("the charts could not be prepared")
+                self._offer(partial(failed, problem))
+            else:
+                self._offer(partial(then, made))
+            finally:
+                self._aside.discard(threading.current_thread())
+
+        thread = threading.Thread(target=work, name="eclab charts", daemon=True)
+        self._aside.add(thread)
+        thread.start()
+
+    def close(self, timeout: float = 5.0, *, aside: bool = False) -> None:
+        """End the thread; what is still in line is not run.
+
+        Args:
+            timeout: seconds to wait for the step under way.
+            aside: whether to wait for the jobs aside too, as a process that ends must: they are inside native code.
+        """
         self.work.interrupt()
         with self._wake:
             self._closed = True
@@ -111,19 +143,32 @@ class Driver:
                 item.future.set_exception(RuntimeError(CLOSED))
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
+        if aside:
+            for thread in tuple(self._aside):
+                thread.join(ASIDE_ENDS)
         self.idle.set()
 
     def put(self, item: Mapping[str, Any] | Callable[[], None]) -> None:
-        """Put a command or a job in line and return at once."""
+        """Put a command or a job in line and return at once.
+
+        Raises:
+            RuntimeError: the lab has been closed.
+        """
+        if not self._offer(item):
+            raise RuntimeError(CLOSED)
+
+    def _offer(self, item: Mapping[str, Any] | Callable[[], None]) -> bool:
+        """As :meth:`put`, for threads and pages that may find the lab closed; whether it was taken."""
         with self._wake:
             if self._closed:
-                raise RuntimeError(CLOSED)
+                return False
             self._pending.append(item)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="eclab lab", daemon=True)
                 self._thread.start()
                 _close_at_exit(self)
             self._wake.notify_all()
+            return True
 
     def _notify(self) -> None:
         with self._wake:
@@ -221,6 +266,6 @@ def _close_at_exit(driver: Driver) -> None:
     def close() -> None:
         living = reference()
         if living is not None:
-            living.close(2.0)
+            living.close(2.0, aside=True)
 
     atexit.register(close)

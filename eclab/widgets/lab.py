@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from eclab.widgets.bench import Bench
 
 T = TypeVar("T")
-
-log = logging.getLogger("eclab")
 
 
 class Lab(anywidget.AnyWidget):
@@ -86,18 +82,11 @@ class Lab(anywidget.AnyWidget):
 
     def _defer(self, make: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Off the lab's thread, and back on it with the result."""
+        self._driver.aside(make, then, self._no_charts)
 
-        def work() -> None:
-            try:
-                made = make()
-            except Exception as problem:
-                log.exception("the charts could not be prepared")
-                text = f"the charts cannot be drawn: {type(problem).__name__}: {problem}"
-                self._emit(Message.plain("message", level="error", where="timeline", text=text, id=None))
-                return
-            self._driver.put(lambda: then(made))
-
-        threading.Thread(target=work, name="eclab charts", daemon=True).start()
+    def _no_charts(self, problem: Exception) -> None:
+        text = f"the charts cannot be drawn: {type(problem).__name__}: {problem}"
+        self._emit(Message.plain("message", level="error", where="timeline", text=text, id=None))
 
     def _spec_text(self) -> str:
         spec = self._session.setup.spec
