@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TraceError,
     )
     from eclab.facade import Network, trace
+    from eclab.measures import basis_path_norm
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
     from eclab.optim import ECSGD
@@ -67,6 +68,7 @@ _PUBLIC = {
         "TraceError",
     ),
     "eclab.facade": ("Network", "trace"),
+    "eclab.measures": ("basis_path_norm",),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),
     "eclab.optim": ("ECSGD",),
@@ -98,6 +100,7 @@ __all__ = [
     "TraceError",
     "__version__",
     "apply_scales_",
+    "basis_path_norm",
     "data",
     "function_change",
     "kernels",
