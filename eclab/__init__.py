@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         TraceError,
     )
     from eclab.facade import Network, trace
-    from eclab.measures import basis_path_norm
+    from eclab.measures import Sharpness, basis_path_norm, sharpness
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
     from eclab.optim import ECSGD
@@ -68,7 +68,7 @@ _PUBLIC = {
         "TraceError",
     ),
     "eclab.facade": ("Network", "trace"),
-    "eclab.measures": ("basis_path_norm",),
+    "eclab.measures": ("Sharpness", "basis_path_norm", "sharpness"),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),
     "eclab.optim": ("ECSGD",),
@@ -96,6 +96,7 @@ __all__ = [
     "Result",
     "ScaleError",
     "SettingError",
+    "Sharpness",
     "SpecError",
     "TraceError",
     "__version__",
@@ -110,6 +111,7 @@ __all__ = [
     "record",
     "rescale_",
     "same_class",
+    "sharpness",
     "start_skeleton_",
     "trace",
 ]
