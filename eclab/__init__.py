@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from eclab.measures import Sharpness, basis_path_norm, sharpness
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
-    from eclab.optim import ECSGD
+    from eclab.optim import EC, ECSGD, clip_class_grad_norm_
     from eclab.paths.chart import Chart
     from eclab.race import Race, Result
     from eclab.widgets import Lab
@@ -71,7 +71,7 @@ _PUBLIC = {
     "eclab.measures": ("Sharpness", "basis_path_norm", "sharpness"),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),
-    "eclab.optim": ("ECSGD",),
+    "eclab.optim": ("EC", "ECSGD", "clip_class_grad_norm_"),
     "eclab.paths.chart": ("Chart",),
     "eclab.race": ("Race", "Result"),
     "eclab.widgets": ("Lab",),
@@ -80,6 +80,7 @@ _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _MODULES = frozenset({"data", "kernels", "notebook"})
 
 __all__ = [
+    "EC",
     "ECSGD",
     "Certificate",
     "Chart",
@@ -102,6 +103,7 @@ __all__ = [
     "__version__",
     "apply_scales_",
     "basis_path_norm",
+    "clip_class_grad_norm_",
     "data",
     "function_change",
     "kernels",

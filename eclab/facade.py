@@ -9,17 +9,23 @@ from torch import nn
 from eclab.classes.audit import Audit, audit, summary
 from eclab.network.network import TracedNetwork
 from eclab.network.trace import trace_network
+from eclab.paths.by_hand import Choice
 from eclab.paths.chart import Chart
 from eclab.paths.counts import count_paths
 from eclab.paths.norms import path_norm
+from eclab.paths.skeleton import Skeleton
 from eclab.paths.top import TopPath, top_paths
 
 
 class Network(TracedNetwork):
     """A model seen as weights between units, some of which scale freely; made by :func:`trace`."""
 
-    def chart(self, skeleton: str = "diagonal") -> Chart:
-        """The chart of a skeleton: coordinates, gradients and basis paths; see :class:`~eclab.paths.chart.Chart`."""
+    def chart(self, skeleton: str | Choice | Skeleton = "diagonal") -> Chart:
+        """The chart of a skeleton: coordinates, gradients and basis paths; see :class:`~eclab.paths.chart.Chart`.
+
+        Args:
+            skeleton: ``"diagonal"`` (the paper's), ``"strongest"``, or edges by hand: ``{"0[3]": ("0.weight", (3, 5))}``.
+        """
         return Chart(self, skeleton)
 
     def audit(self, x: Any = None) -> Audit:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, overload
 
 import torch
@@ -11,10 +10,15 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 from torch.optim.sgd import sgd
 
-from eclab.errors import ChartError, CheckpointError, EclabError, NonFiniteError, SettingError
+from eclab.errors import SettingError
+from eclab.kernels import torch_core as core
+from eclab.kernels import torch_maps as maps
 from eclab.kernels import torch_step as kernel
 from eclab.network.network import TracedNetwork
+from eclab.optim import checks
+from eclab.optim.space import BalancedSpace
 from eclab.paths.chart import Chart
+from eclab.paths.rebase import changed, changes, rebased
 
 _MOMENTUM = "momentum_buffer"
 
@@ -37,8 +41,13 @@ class ECSGD(Optimizer):
         momentum: factor μ ≥ 0 of the momentum buffer.
         weight_decay: L2 factor λ ≥ 0 on the coordinates.
         nesterov: whether to use Nesterov's momentum; needs ``momentum > 0``.
-        chart: name of the skeleton or a :class:`~eclab.paths.chart.Chart` of this network.
+        chart: name of the skeleton, edges by hand, or a :class:`~eclab.paths.chart.Chart` of this network.
         guard: ρ in [0, 1): a skeleton coordinate keeps its sign and at least this fraction of its value in one step.
+        metric: ``"path"``, steps in the coordinates ``v``; or ``"balanced"``, the plain step at the balanced member of
+            the class (:class:`~eclab.optim.space.BalancedSpace`), which is relative to the size of ``v``: it needs no
+            chart, and a normally initialised network trains from where it is.
+        rebase: in [0, 1): where the guard has held a move, skeleton edges below this fraction of their largest sibling
+            are replaced (:func:`~eclab.paths.rebase.rebased`); momentum moves over to the new coordinates. 0 for never.
         maximize: whether to ascend.
 
     Raises:
@@ -71,45 +80,42 @@ class ECSGD(Optimizer):
         chart: str | Chart = "diagonal",
         guard: float = 0.1,
         *,
+        metric: str = "path",
+        rebase: float = 0.0,
         maximize: bool = False,
     ) -> None:
-        if not isinstance(net, TracedNetwork):
-            raise SettingError(
-                f"the first argument is {type(net).__name__}",
-                allowed="a network from eclab.trace(model, x)",
-                fix="call ECSGD(eclab.trace(model, x), lr=...)",
-            )
-        self.net = net
-        self.chart = _chart_of(net, chart)
+        checks.check_network(net, "ECSGD")
+        checks.check_metric(metric)
+        self.net, self.metric = net, metric
+        self.chart = self._first_chart = checks.chart_of(net, chart)
         defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "guard": guard,
+            "rebase": rebase,
             "maximize": maximize,
         }
-        _check(defaults)
+        checks.check_numbers(defaults)
         if float(lr) == 0:
             raise SettingError("lr is 0", allowed="a finite number > 0", fix="give lr such a number, 0.1 for one")
-        super().__init__(self._groups(), defaults)
-        self.param_groups[0] |= {"guarded_moves": 0, "chart": self.chart.fingerprint}
+        super().__init__(checks.groups(net, self.chart.weights), defaults)
+        self.param_groups[0] |= {"guarded_moves": 0, "rebased": [], "rebased_units": 0, "chart": self._mark}
 
-    def _groups(self) -> list[dict[str, Any]]:
-        inside = {weight.name for weight in self.chart.weights}
-        parameters = dict(self.net.model.named_parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [(weight.name, parameters[weight.name]) for weight in self.chart.weights], "space": "class"}
-        ]
-        outside = [(name, p) for name, p in parameters.items() if name not in inside]
-        if outside:
-            groups.append({"params": outside, "space": "weights"})
-        return groups
+    @property
+    def _mark(self) -> str:
+        return self._first_chart.fingerprint if self.metric == "path" else self.metric
 
     @property
     def guarded_moves(self) -> int:
         """How many skeleton moves the guard has held back since the start (theory §4)."""
         return int(self.param_groups[0]["guarded_moves"])
+
+    @property
+    def rebased_units(self) -> int:
+        """How many skeleton edges were replaced by a stronger sibling since the start (theory §4)."""
+        return int(self.param_groups[0]["rebased_units"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters from outside the network; they take the plain SGD step, with a rate of their own."""
@@ -141,20 +147,19 @@ class ECSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            _check(group)
-        outside = [p for group in self.param_groups[1:] for p in group["params"]]
-        _refuse_non_finite(outside, "outside the class")
-        self._class_step(self.param_groups[0])
+            checks.check_numbers(group)
+        checks.check_finite([p for group in self.param_groups[1:] for p in group["params"]], "outside the class")
+        group = self.param_groups[0]
+        gradients = [weight.grad for weight in group["params"]]
+        if any(gradient is not None for gradient in gradients):
+            checks.check_gradients(self.net, self.chart.weights, gradients)
+            (self._class_step if self.metric == "path" else self._balanced_step)(group, gradients)
         for group in self.param_groups[1:]:
-            self._base_step(group)
+            self._base_step(group, group["params"], [p.grad for p in group["params"]])
         return loss
 
-    def _class_step(self, group: dict[str, Any]) -> None:
+    def _class_step(self, group: dict[str, Any], gradients: list[Tensor | None]) -> None:
         weights: list[Tensor] = group["params"]
-        gradients = [weight.grad for weight in weights]
-        if all(gradient is None for gradient in gradients):
-            return
-        self._refuse_missing(gradients)
         if group["maximize"]:
             gradients = [None if gradient is None else -gradient for gradient in gradients]
         settings = kernel.StepSettings(
@@ -169,20 +174,54 @@ class ECSGD(Optimizer):
         plan = self.chart.plan_on(weights[0].device)
         prepared = kernel.prepare(plan, weights, gradients, buffers, settings)
         if not prepared.finite:
-            raise self._diagnosis(weights, gradients)
+            raise checks.diagnosis(self.chart.weights, weights, gradients, self.chart)
         kernel.apply(plan, weights, gradients, buffers, settings, prepared)
-        for weight, buffer in zip(weights, buffers, strict=True):
-            if buffer is not None:
-                self.state[weight][_MOMENTUM] = buffer
+        self._keep(weights, buffers)
         group["guarded_moves"] += prepared.guarded
+        if prepared.guarded and group["rebase"]:
+            self._rebase(group)
 
-    def _base_step(self, group: dict[str, Any]) -> None:
-        params = [p for p in group["params"] if p.grad is not None]
-        buffers = [self.state[p].get(_MOMENTUM) if group["momentum"] else None for p in params]
+    def _rebase(self, group: dict[str, Any]) -> None:
+        """Another skeleton where this one has become weak. Momentum is a gradient and goes over like one."""
+        chart = rebased(self.chart, float(group["rebase"]))
+        if chart is None:
+            return
+        weights: list[Tensor] = group["params"]
+        buffers = [self.state[w].get(_MOMENTUM) if w in self.state else None for w in weights]
+        if any(buffer is not None for buffer in buffers):
+            plans = [each.plan_on(weights[0].device) for each in (self.chart, chart)]
+            old, new = (core.chains(plan, weights) for plan in plans)
+            covector = maps.weight_gradients(plans[0], weights, buffers, old)
+            self._keep(weights, maps.class_gradients(plans[1], weights, covector, new))
+        group["rebased_units"] += len(changes(self.chart, chart))
+        group["rebased"] = changes(self._first_chart, chart)
+        self.chart = chart
+
+    def _balanced_step(self, group: dict[str, Any], gradients: list[Tensor | None]) -> None:
+        weights: list[Tensor] = group["params"]
+        space = BalancedSpace(self.net, self.chart.weights)
+        at = space.enter(weights, gradients)
+        old = [self.state[w].get(_MOMENTUM) if w in self.state else None for w in weights]
+        buffers = self._sgd(group, at.values, at.deltas, [None if b is None else b.clone() for b in old])
+        for weight, value in zip(weights, space.leave(weights, at)[0], strict=True):
+            weight.copy_(value)
+        self._keep(weights, buffers)
+
+    def _base_step(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor | None]) -> None:
+        old = [self.state[p].get(_MOMENTUM) if p in self.state else None for p in params]
+        self._keep(params, self._sgd(group, params, gradients, old))
+
+    @staticmethod
+    def _sgd(
+        group: dict[str, Any], values: list[Tensor], gradients: list[Tensor | None], buffers: list[Tensor | None]
+    ) -> list[Tensor | None]:
+        """The step of ``torch.optim.SGD`` on ``values``, in place; the new momentum buffers."""
+        used = [k for k, gradient in enumerate(gradients) if gradient is not None]
+        found = [buffers[k] for k in used]
         sgd(
-            params,
-            [p.grad for p in params],
-            buffers,
+            [values[k] for k in used],
+            [gradient for gradient in gradients if gradient is not None],
+            found,
             weight_decay=float(group["weight_decay"]),
             momentum=float(group["momentum"]),
             lr=float(group["lr"]),
@@ -190,112 +229,35 @@ class ECSGD(Optimizer):
             nesterov=bool(group["nesterov"]),
             maximize=bool(group["maximize"]),
         )
-        for p, buffer in zip(params, buffers, strict=True):
+        new = list(buffers)
+        for k, buffer in zip(used, found, strict=True):
+            new[k] = buffer
+        return new
+
+    def _keep(self, parameters: list[Tensor], buffers: list[Tensor | None]) -> None:
+        for parameter, buffer in zip(parameters, buffers, strict=True):
             if buffer is not None:
-                self.state[p][_MOMENTUM] = buffer
+                self.state[parameter][_MOMENTUM] = buffer
 
     def _buffer(self, weight: Tensor) -> Tensor:
         held = self.state[weight].get(_MOMENTUM) if weight in self.state else None
         return held if held is not None else torch.zeros_like(weight)
 
-    def _refuse_missing(self, gradients: Sequence[Tensor | None]) -> None:
-        without = [w for w, gradient in zip(self.chart.weights, gradients, strict=True) if gradient is None]
-        missing = [w.name for w in without if w.parameter.requires_grad]
-        if missing:
-            raise ChartError(
-                f"the gradient of {', '.join(missing)} is missing while others are there",
-                allowed="gradients for all weights of the network, or for none",
-                fix="check that the loss depends on the whole network and that backward() ran",
-            )
-        scale = self.net.scale_of
-        frozen = [w.name for w in without if bool(scale[w.head].any() or scale[w.tail].any())]
-        if frozen:
-            raise ChartError(
-                f"{', '.join(frozen)} was frozen (requires_grad is False) after the model was traced",
-                allowed="weights that train as they did when the model was traced",
-                fix="trace the model again and build a new optimizer",
-            )
-
-    def _diagnosis(self, weights: list[Tensor], gradients: list[Tensor | None]) -> EclabError:
-        """What was wrong with a step that was not taken."""
-        for weight, tensor, gradient in zip(self.chart.weights, weights, gradients, strict=True):
-            for what, value in (("gradient", gradient), ("weight", tensor)):
-                if value is not None and not bool(value.isfinite().all()):
-                    return NonFiniteError(
-                        f"the {what} of '{weight.name}' holds {_first_bad(value)}; no weight was changed",
-                        fix="lower the learning rate, or look at the loss and the data of this step",
-                    )
-        for edge in (*self.chart.tree, *self.chart.b_edges):
-            if float(self.net.weight(edge.parameter).parameter[edge.index]) == 0:
-                return ChartError(
-                    f"the skeleton weight {edge} is 0, where the chart ends; no weight was changed",
-                    allowed="skeleton weights that are not 0",
-                    fix="start from eclab.start_skeleton_(net), or from weights without exact zeros on the skeleton",
-                )
-        return NonFiniteError(
-            "the step overflows; no weight was changed",
-            fix="lower the learning rate, or start from eclab.start_skeleton_(net)",
-        )
-
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"net": self.net, "chart": self.chart}
+        return super().__getstate__() | {
+            "net": self.net,
+            "metric": self.metric,
+            "chart": self.chart,
+            "_first_chart": self._first_chart,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what :meth:`state_dict` returned.
 
         Raises:
-            CheckpointError: it was saved with another chart, so its momentum belongs to other coordinates.
+            CheckpointError: it was saved with another chart or metric, so its momentum belongs to other coordinates.
         """
-        seen = state_dict["param_groups"][0].get("chart") if state_dict.get("param_groups") else None
-        if seen != self.chart.fingerprint:
-            raise CheckpointError(
-                f"the optimizer state belongs to chart {seen}",
-                allowed=f"chart {self.chart.fingerprint}, that of this network",
-                fix="build ECSGD with the network and the chart it was saved with",
-            )
+        first = (state_dict.get("param_groups") or [{}])[0]
+        checks.check_mark(first.get("chart"), self._mark, "ECSGD")
         super().load_state_dict(state_dict)
-
-
-def _chart_of(net: TracedNetwork, chart: str | Chart) -> Chart:
-    if net.num_units == 0:
-        raise ChartError(
-            "the network has no unit that scales freely, so its class is a single point",
-            allowed="a network with at least one free hidden unit",
-            fix="use torch.optim.SGD, or look at net.units for why each one is pinned",
-        )
-    if isinstance(chart, Chart):
-        if chart.net is not net:
-            raise ChartError("the chart belongs to another network", fix="use net.chart() of this network")
-        return chart
-    return Chart(net, chart)
-
-
-def _check(group: dict[str, Any]) -> None:
-    """Refuses numbers no step can be taken with; learning-rate schedules may have changed them since."""
-    for name, allowed, end in (
-        ("lr", "a finite number > 0 (a schedule may end at 0)", math.inf),
-        ("momentum", "a finite number of at least 0", math.inf),
-        ("weight_decay", "a finite number of at least 0", math.inf),
-        ("guard", "a number from 0 up to, not including, 1", 1.0),
-    ):
-        try:
-            value = float(group[name])
-        except (TypeError, ValueError):
-            value = math.nan
-        if not 0 <= value < end:
-            raise SettingError(f"{name} is {group[name]!r}", allowed=allowed, fix=f"give {name} such a number")
-    if group["nesterov"] and not group["momentum"]:
-        raise SettingError("nesterov is on and momentum is 0", allowed="nesterov with momentum > 0")
-
-
-def _refuse_non_finite(parameters: Iterable[Tensor], where: str) -> None:
-    for p in parameters:
-        if p.grad is not None and not bool(p.grad.isfinite().all()):
-            raise NonFiniteError(
-                f"the gradient of a parameter {where} holds {_first_bad(p.grad)}; no weight was changed",
-                fix="lower the learning rate, or look at the loss and the data of this step",
-            )
-
-
-def _first_bad(value: Tensor) -> str:
-    return str(float(value[~value.isfinite()].reshape(-1)[0]))
+        self.chart = changed(self._first_chart, first["rebased"]) if first["rebased"] else self._first_chart

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from eclab.errors import ChartError
 from eclab.kernels import torch_core as core
+from eclab.kernels import torch_maps as maps
 from eclab.kernels.plan import Edges, Plan
 from eclab.network.network import TracedNetwork, Weight
+from eclab.paths.by_hand import Choice, by_hand
 from eclab.paths.skeleton import Edge, Skeleton, diagonal, index_tensors
+from eclab.paths.strongest import strongest
 
-SKELETONS = {"diagonal": diagonal}
+SKELETONS = {"diagonal": diagonal, "strongest": strongest}
 """Skeletons that have a name."""
 
 
@@ -45,14 +48,19 @@ class Chart:
 
     Args:
         net: the traced network; the chart follows its weights as they change and stores none of them.
-        skeleton: ``"diagonal"``, the paper's choice.
+        skeleton: ``"diagonal"``, the paper's choice; ``"strongest"``, the largest path values at the present weights
+            (:func:`~eclab.paths.strongest.strongest`); a mapping from units to their edges
+            (:func:`~eclab.paths.by_hand.by_hand`), the others as in the diagonal chart; or a
+            :class:`~eclab.paths.skeleton.Skeleton`.
 
     Attributes:
+        name: ``"diagonal"``, ``"strongest"`` or ``"by hand"``.
         tree: the a-edges, one for every free unit; they are no coordinates.
         b_edges: the b-edges, one for every free unit; some are tree edges too.
 
     Raises:
-        ChartError: the name is unknown, or a free unit has no possible skeleton edge.
+        ChartError: the name is unknown, a free unit has no possible skeleton edge, or the edges chosen by hand are no
+            skeleton: not a forest, or at a unit that cannot scale.
 
     Example:
         >>> import torch, eclab
@@ -64,12 +72,10 @@ class Chart:
     Source: Meng et al. 2018 (arXiv:1802.03713), sections 3–4; any widths and biases: theory §2.
     """
 
-    def __init__(self, net: TracedNetwork, skeleton: str = "diagonal") -> None:
-        if skeleton not in SKELETONS:
-            raise ChartError(f"there is no chart {skeleton!r}", allowed=", ".join(map(repr, SKELETONS)))
+    def __init__(self, net: TracedNetwork, skeleton: str | Choice | Skeleton = "diagonal") -> None:
         self.net = net
-        self.name = skeleton
-        self.skeleton: Skeleton = SKELETONS[skeleton](net)
+        self.name = skeleton if isinstance(skeleton, str) else "by hand"
+        self.skeleton = _skeleton(net, skeleton)
         self.tree: tuple[Edge, ...] = tuple(self.skeleton.a.values())
         self.b_edges: tuple[Edge, ...] = tuple(self.skeleton.b.values())
         self._plans: dict[torch.device, Plan] = {}
@@ -124,11 +130,9 @@ class Chart:
         """
         weights, plan = self._live()
         chain = core.chains(plan, weights)
-        values = [
-            weight * core.spread(chain.cin, tail, weight) * core.spread(chain.cout, head, weight)
-            for weight, head, tail in zip(weights, plan.heads, plan.tails, strict=True)
-        ]
-        self._put_tree(plan, values, chain.tree)
+        values = maps.coordinates(plan, weights, chain)
+        for edges, value in zip(plan.tree, chain.tree, strict=True):
+            values[edges.weight].index_put_(edges.index, value.to(values[edges.weight].dtype))
         return self._named(values)
 
     @torch.no_grad()
@@ -150,16 +154,8 @@ class Chart:
         """
         weights, plan = self._live()
         grads = self._gradients(gradients)
-        chain = core.chains(plan, weights)
-        flow = core.through_flow(plan, chain, core.row_sums(plan, weights, grads), grads)
-        deltas = [
-            grad * core.spread(1 / chain.cin, tail, grad) * core.spread(1 / chain.cout, head, grad)
-            for grad, head, tail in zip(grads, plan.heads, plan.tails, strict=True)
-        ]
-        for edges, delta in zip(plan.b_edges, core.b_gradients(plan, chain, flow, grads), strict=True):
-            deltas[edges.weight].index_put_(edges.index, delta.to(deltas[edges.weight].dtype))
-        self._put_tree(plan, deltas, [torch.zeros_like(value) for value in chain.tree])
-        return self._named(deltas)
+        deltas = maps.class_gradients(plan, weights, grads, core.chains(plan, weights))
+        return self._named([delta for delta in deltas if delta is not None])
 
     @torch.no_grad()
     def allocate(self, coordinates: Mapping[str, Tensor]) -> None:
@@ -181,10 +177,8 @@ class Chart:
         chain = core.chains(plan, weights)
         v_new = [core.values_at(values, edges) for edges in plan.b_edges]
         self._refuse_edge_of_chart(plan, chain, v_new)
-        cout, b_weights = core.allocate_b(plan, chain, v_new)
-        for weight, value, head, tail in zip(weights, values, plan.heads, plan.tails, strict=True):
-            weight.copy_(value * core.spread(1 / chain.cin, tail, weight) * core.spread(1 / cout, head, weight))
-        core.write_skeleton(plan, weights, chain, b_weights)
+        for weight, new in zip(weights, maps.allocated(plan, weights, chain, values, v_new), strict=True):
+            weight.copy_(new)
 
     @torch.no_grad()
     def basis_path(self, parameter: str, index: Sequence[int]) -> BasisPath:
@@ -248,11 +242,6 @@ class Chart:
     def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return {weight.name: tensor for weight, tensor in zip(self.weights, tensors, strict=True)}
 
-    @staticmethod
-    def _put_tree(plan: Plan, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        for edges, value in zip(plan.tree, values, strict=True):
-            tensors[edges.weight].index_put_(edges.index, value.to(tensors[edges.weight].dtype))
-
     def _gradients(self, given: Mapping[str, Tensor] | None) -> list[Tensor]:
         found = [weight.parameter.grad if given is None else given.get(weight.name) for weight in self.weights]
         missing = [weight.name for weight, grad in zip(self.weights, found, strict=True) if grad is None]
@@ -291,6 +280,20 @@ class Chart:
                     allowed="a skeleton coordinate keeps its sign and is not 0: that is the edge of the chart",
                     fix="take a smaller step",
                 )
+
+
+def _skeleton(net: TracedNetwork, asked: str | Choice | Skeleton) -> Skeleton:
+    if isinstance(asked, Skeleton):
+        return asked
+    if isinstance(asked, Mapping):
+        return by_hand(net, asked)
+    if not isinstance(asked, str) or asked not in SKELETONS:
+        names = ", ".join(map(repr, SKELETONS))
+        raise ChartError(
+            f"there is no chart {asked!r}",
+            allowed=f"{names}, or a mapping from units to edges such as {{'0[3]': ('0.weight', (3, 5))}}",
+        )
+    return SKELETONS[asked](net)
 
 
 def _batches(
