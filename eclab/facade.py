@@ -24,7 +24,8 @@ class Network(TracedNetwork):
         """The chart of a skeleton: coordinates, gradients and basis paths; see :class:`~eclab.paths.chart.Chart`.
 
         Args:
-            skeleton: ``"diagonal"`` (the paper's), ``"strongest"``, or edges by hand: ``{"0[3]": ("0.weight", (3, 5))}``.
+            skeleton: ``"diagonal"`` (the paper's), ``"strongest"``, or edges by hand,
+                ``{"0[3]": ("0.weight", (3, 5))}``.
         """
         return Chart(self, skeleton)
 

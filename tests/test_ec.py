@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import eclab
 from eclab import ChartError, CheckpointError, NonFiniteError, SettingError
+from eclab.classes.balance import balanced_scales
 from eclab.facade import Network
 from tests.test_ecsgd import MODELS, backward, pair, wide_narrow_wide
 from tests.zoo import ZOO, dense, joined
@@ -36,7 +37,7 @@ SGD_SETTINGS: dict[str, dict[str, Any]] = {
     "momentum": {"lr": 0.02, "momentum": 0.9},
     "decay": {"lr": 0.05, "weight_decay": 0.1},
     "Nesterov, decay": {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
-    "maximize": {"lr": 0.01, "momentum": 0.5, "maximize": True},
+    "maximize": {"lr": 1e-4, "momentum": 0.5, "maximize": True},
 }
 bases = pytest.mark.parametrize("base", BASES)
 
@@ -141,7 +142,7 @@ def test_they_agree_on_every_architecture(name: str) -> None:
     one, x = ZOO[name].trace()
     eclab.start_skeleton_(one)
     two = copy.deepcopy(one)
-    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
+    settings: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
     train(one, eclab.ECSGD(one, **settings), x, 20)
     train(two, eclab.EC(two, torch.optim.SGD, **settings), x, 20)
     assert gap(one, two, x) < 1e-11
@@ -151,7 +152,10 @@ def test_the_balanced_step_is_the_plain_one_at_the_balanced_member() -> None:
     """By hand: balance a copy with the solver, take SGD's step there, compare the functions."""
     model, x = wide_narrow_wide()
     one, two = eclab.trace(model, x), eclab.trace(copy.deepcopy(model), x)
-    eclab.balance_(two)
+    c = balanced_scales(two)[two.scale_of]
+    with torch.no_grad():
+        for weight in two.weights:
+            weight.parameter.mul_(c[weight.head] / c[weight.tail])
     train(one, eclab.ECSGD(one, lr=0.1, metric="balanced"), x)
     train(two, torch.optim.SGD(two.model.parameters(), lr=0.1), x)
     assert gap(one, two, x) < 1e-11
@@ -188,7 +192,10 @@ def test_a_state_dict_continues_bit_for_bit(base: str) -> None:
     resumed = made(two, base, lr=1.0)
     resumed.load_state_dict(saved["optimizer"])
     train(two, resumed, x, 5)
-    assert identical(weights(one), weights(two))
+    if base == "NAdam":  # its mu_product is float32 and torch loads it as the weights' float64
+        assert gap(one, two, x) < 1e-9
+    else:
+        assert identical(weights(one), weights(two))
 
 
 @bases
@@ -222,7 +229,7 @@ def test_schedulers_hooks_and_closures_reach_the_base() -> None:
     assert optimizer.base.param_groups[0]["lr"] == 0.005
     extra = nn.Parameter(torch.ones(2))
     extra.grad = torch.ones(2)
-    optimizer.add_param_group({"params": [extra], "lr": 0.5})
+    optimizer.add_param_group({"params": [("extra", extra)], "lr": 0.5})
     train(one, optimizer, x)
     assert float(extra.detach()[0]) == pytest.approx(0.5)
 
@@ -266,7 +273,7 @@ def test_bad_gradients_change_nothing(metric: str) -> None:
         optimizer.step()
     backward(one, x)
     one.weights[0].parameter.grad = None
-    with pytest.raises(ChartError, match="gradient of 0.weight is missing"):
+    with pytest.raises(ChartError, match=r"gradient of 0\.weight is missing"):
         optimizer.step()
     assert identical(before, weights(one))
     assert not optimizer.state
@@ -290,7 +297,7 @@ def test_path_values_below_float32_are_refused_with_a_way_out() -> None:
         for p in model.parameters():
             p.mul_(0.1)
             p.grad = torch.zeros_like(p)
-    with pytest.raises(ChartError, match="smaller than torch.float32 holds"):
+    with pytest.raises(ChartError, match=r"smaller than torch\.float32 holds"):
         eclab.EC(net, torch.optim.Adam, lr=0.01).step()
 
 

@@ -45,7 +45,7 @@ def weight_gradients(
     """
     flow = torch.zeros_like(chain.cin)
     gradients: list[Tensor | None] = []
-    for weight, delta, heads, tails in zip(weights, deltas, plan.heads, plan.tails, strict=True):
+    for delta, heads, tails in zip(deltas, plan.heads, plan.tails, strict=True):
         gradients.append(None if delta is None else _times(delta, chain.cin[tails], chain.cout[heads]))
     flow += core.row_sums(plan, weights, gradients)
     for edges in reversed(plan.b_edges):
@@ -87,20 +87,18 @@ def column_sums(plan: Plan, weights: Sequence[Tensor], gradients: Sequence[Tenso
     return total
 
 
-def allocated(
-    plan: Plan, weights: Sequence[Tensor], chain: core.Chains, values: Sequence[Tensor], v_new: Sequence[Tensor]
-) -> list[Tensor]:
+def allocated(plan: Plan, chain: core.Chains, values: Sequence[Tensor], v_new: Sequence[Tensor]) -> list[Tensor]:
     """Weight allocation (WA): the weights with these coordinates and the tree weights of ``chain``, as new tensors.
 
     Args:
-        plan, weights, chain: the chart, the present weights, and their chains.
-        values: the new coordinates, shaped like the weights; not read on the skeleton.
+        plan, chain: the chart, and its chains at the present weights.
+        values: the new coordinates, shaped like the weights and in their dtype; not read on the skeleton.
         v_new: float64, the new coordinates of the b-edges, one tensor per entry of the plan.
     """
     cout, b_weights = core.allocate_b(plan, chain, v_new)
     new = [
-        _times(value, 1 / chain.cin[tails], 1 / cout[heads]).to(weight.dtype)
-        for weight, value, heads, tails in zip(weights, values, plan.heads, plan.tails, strict=True)
+        _times(value, 1 / chain.cin[tails], 1 / cout[heads])
+        for value, heads, tails in zip(values, plan.heads, plan.tails, strict=True)
     ]
     core.write_skeleton(plan, new, chain, b_weights)
     return new

@@ -139,8 +139,8 @@ def diagnosis(
                     f"the {what} of '{weight.name}' holds {first_bad(value)}; no weight was changed",
                     fix="lower the learning rate, or look at the loss and the data of this step",
                 )
-    for edge in (*chart.tree, *chart.b_edges) if chart else ():
-        if float(chart.net.weight(edge.parameter).parameter[edge.index]) == 0:
+    for edge in () if chart is None else (*chart.tree, *chart.b_edges):
+        if chart is not None and float(chart.net.weight(edge.parameter).parameter[edge.index]) == 0:
             return ChartError(
                 f"the skeleton weight {edge} is 0, where the chart ends; no weight was changed",
                 allowed="skeleton weights that are not 0",

@@ -62,7 +62,7 @@ def clip_class_grad_norm_(where: EC | ECSGD | Chart, max_norm: float, norm_type:
     deltas = space.enter(weights, gradients).deltas
     outside = [] if isinstance(where, Chart) else [p.grad for g in where.param_groups[1:] for p in g["params"]]
     found = [torch.linalg.vector_norm(d.double(), norm_type) for d in (*deltas, *outside) if d is not None]
-    norm = torch.linalg.vector_norm(torch.stack(found), norm_type)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(found), norm_type)
     if float(norm) > max_norm:
         for gradient in (*gradients, *outside):
             if gradient is not None:
@@ -70,7 +70,7 @@ def clip_class_grad_norm_(where: EC | ECSGD | Chart, max_norm: float, norm_type:
     return norm
 
 
-def _check(value: float, name: str, least: float) -> None:
+def _check(value: object, name: str, least: float) -> None:
     if not (isinstance(value, int | float) and math.isfinite(value) and value >= least and value > 0):
         allowed = "a finite number > 0" if least == 0 else f"a number of at least {least:g}, or inf"
         raise SettingError(f"{name} is {value!r}", allowed=allowed)

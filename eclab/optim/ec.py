@@ -158,9 +158,13 @@ class EC(Optimizer):
     def train(self, mode: bool = True) -> None:
         """For schedule-free bases: goes from the averaged point to the one that training steps from."""
         switch = getattr(self.base, "train" if mode else "eval", None)
-        if switch is not None:
-            with self._in_class_space(None):
-                switch()
+        if switch is None:
+            return
+        if not self.state or all(group.get("train_mode") is mode for group in self.param_groups):
+            switch()  # nothing is to move, and a round trip through the coordinates would cost a rounding
+            return
+        with self._in_class_space(None):
+            switch()
 
     def eval(self) -> None:
         """For schedule-free bases: goes to the averaged point, an average of coordinates; nothing for other bases."""
@@ -191,7 +195,7 @@ class EC(Optimizer):
             yield
             at.values = [weight.data for weight in weights]
             moved = [p.data for p in self._outside()]
-            new, guarded = space.leave([data for _, data, _ in before[: len(weights)]], at)
+            new, guarded = space.leave(at)
         finally:
             for p, data, gradient in before:
                 p.data, p.grad = data, gradient

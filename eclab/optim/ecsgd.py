@@ -17,6 +17,7 @@ from eclab.kernels import torch_step as kernel
 from eclab.network.network import TracedNetwork
 from eclab.optim import checks
 from eclab.optim.space import BalancedSpace
+from eclab.paths.by_hand import Choice
 from eclab.paths.chart import Chart
 from eclab.paths.rebase import changed, changes, rebased
 
@@ -77,7 +78,7 @@ class ECSGD(Optimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        chart: str | Chart = "diagonal",
+        chart: str | Choice | Chart = "diagonal",
         guard: float = 0.1,
         *,
         metric: str = "path",
@@ -203,7 +204,7 @@ class ECSGD(Optimizer):
         at = space.enter(weights, gradients)
         old = [self.state[w].get(_MOMENTUM) if w in self.state else None for w in weights]
         buffers = self._sgd(group, at.values, at.deltas, [None if b is None else b.clone() for b in old])
-        for weight, value in zip(weights, space.leave(weights, at)[0], strict=True):
+        for weight, value in zip(weights, space.leave(at)[0], strict=True):
             weight.copy_(value)
         self._keep(weights, buffers)
 

@@ -41,7 +41,7 @@ class Space(Protocol):
     def enter(self, weights: Sequence[Tensor], gradients: MaybeTensors | None) -> Entered:
         """Coordinates and gradients of the present weights; changes nothing."""
 
-    def leave(self, weights: Sequence[Tensor], at: Entered) -> tuple[list[Tensor], int]:
+    def leave(self, at: Entered) -> tuple[list[Tensor], int]:
         """New weights for the coordinates now in ``at.values``, and how many moves the guard held back."""
 
 
@@ -86,9 +86,9 @@ class PathSpace:
     def _on_b(self, at: Entered) -> list[Tensor]:
         return [core.values_at(at.values, edges) for edges in self.chart.plan_on(at.values[0].device).b_edges]
 
-    def leave(self, weights: Sequence[Tensor], at: Entered) -> tuple[list[Tensor], int]:
+    def leave(self, at: Entered) -> tuple[list[Tensor], int]:
         """Guard and weight allocation (WA)."""
-        plan, chain = self.chart.plan_on(weights[0].device), at.chain
+        plan, chain = self.chart.plan_on(at.values[0].device), at.chain
         assert chain is not None
         guarded = 0
         v_new = []
@@ -97,7 +97,7 @@ class PathSpace:
             held = (moved / v < self.guard) & ~edges.in_tree
             guarded += int(held.sum())
             v_new.append(torch.where(held, self.guard * v, moved))
-        new = maps.allocated(plan, weights, chain, at.values, v_new)
+        new = maps.allocated(plan, chain, at.values, v_new)
         _refuse_overflow(new)
         return new, guarded
 
@@ -135,7 +135,7 @@ class BalancedSpace:
             deltas.append(None if gradient is None else (gradient.double() / factor).to(gradient.dtype))
         return Entered(values, deltas)
 
-    def leave(self, weights: Sequence[Tensor], at: Entered) -> tuple[list[Tensor], int]:
+    def leave(self, at: Entered) -> tuple[list[Tensor], int]:
         """The coordinates are weights already."""
         _refuse_overflow(at.values)
         return at.values, 0

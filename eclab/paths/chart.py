@@ -88,7 +88,8 @@ class Chart:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the skeleton: two charts with the same one have the same coordinates."""
-        listed = ";".join(str(edge) for edge in (*self.tree, *self.b_edges))
+        sides = (self.skeleton.a, self.skeleton.b)
+        listed = ";".join(str(edge) for side in sides for _, edge in sorted(side.items()))
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     def plan_on(self, device: torch.device) -> Plan:
@@ -177,7 +178,7 @@ class Chart:
         chain = core.chains(plan, weights)
         v_new = [core.values_at(values, edges) for edges in plan.b_edges]
         self._refuse_edge_of_chart(plan, chain, v_new)
-        for weight, new in zip(weights, maps.allocated(plan, weights, chain, values, v_new), strict=True):
+        for weight, new in zip(weights, maps.allocated(plan, chain, values, v_new), strict=True):
             weight.copy_(new)
 
     @torch.no_grad()
@@ -287,7 +288,7 @@ def _skeleton(net: TracedNetwork, asked: str | Choice | Skeleton) -> Skeleton:
         return asked
     if isinstance(asked, Mapping):
         return by_hand(net, asked)
-    if not isinstance(asked, str) or asked not in SKELETONS:
+    if asked not in SKELETONS:
         names = ", ".join(map(repr, SKELETONS))
         raise ChartError(
             f"there is no chart {asked!r}",
@@ -314,7 +315,7 @@ def _batches(
             other=torch.tensor([other for _, other, _ in found]),
             in_tree=torch.tensor([edge in tree for _, _, edge in found]),
         )
-        for (_, number), found in sorted(groups.items(), key=lambda item: item[0])
+        for (_, number), found in ((key, sorted(groups[key], key=lambda item: item[0])) for key in sorted(groups))
     )
 
 
@@ -329,5 +330,5 @@ def _passes(skeleton: Skeleton, scale: Tensor) -> tuple[tuple[Tensor, Tensor], .
             levels.setdefault(depth[head], []).append((tail, head))
     return tuple(
         (torch.tensor([tail for tail, _ in pairs]), torch.tensor([head for _, head in pairs]))
-        for _, pairs in sorted(levels.items())
+        for pairs in (sorted(levels[level]) for level in sorted(levels))
     )

@@ -132,7 +132,9 @@ def largest(weight: Weight, far: Tensor, *, by_head: bool) -> Largest:
 
 def _parts(weight: Weight, far: Tensor, *, by_head: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The same for some rows of the parameter at a time, in which a unit may still stand several times."""
-    near, other = (_like(end, weight) for end in ((weight.head, weight.tail) if by_head else (weight.tail, weight.head)))
+    near, other = (
+        _like(end, weight) for end in ((weight.head, weight.tail) if by_head else (weight.tail, weight.head))
+    )
     rows = max(1, _CHUNK // max(1, weight.numel // weight.shape[0])) if weight.shape else 1
     value = weight.parameter.detach().reshape(weight.shape or (1,))
     row = value[0].numel()
