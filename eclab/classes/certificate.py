@@ -74,17 +74,22 @@ def same_class(
     """
     one = a if isinstance(a, TracedNetwork) else trace_network(a, x)
     two = b if isinstance(b, TracedNetwork) else trace_network(b, x)
-    limit = _tolerance(tolerance, one, two)
-    differs = _shape_difference(one, two)
+    limit = tolerance_for(tolerance, one, two)
+    differs = shape_difference(one, two)
     if differs:
         return Certificate(False, {}, float("inf"), differs, None, limit)
-    c = _find_scales(one, two)
-    deviation, where = _largest_deviation(one, two, c)
+    c, deviation, where = relation(one, two)
     scales = {layer.name: c[layer.units] for layer in one.hidden_layers()}
     return Certificate(deviation <= limit, scales, deviation, where, _output_deviation(one, two, x), limit)
 
 
-def _tolerance(given: float | None, one: TracedNetwork, two: TracedNetwork) -> float:
+def relation(one: TracedNetwork, two: TracedNetwork) -> tuple[Tensor, float, str]:
+    """The ``c`` of every unit with ``two ≈ g_c(one)``, float64 ``[num_nodes]``, the largest deviation, and where."""
+    c = _find_scales(one, two)
+    return c, *_largest_deviation(one, two, c)
+
+
+def tolerance_for(given: float | None, one: TracedNetwork, two: TracedNetwork) -> float:
     if given is not None:
         if not given > 0:
             raise SettingError(f"the tolerance is {given!r}", allowed="a number > 0")
@@ -93,7 +98,7 @@ def _tolerance(given: float | None, one: TracedNetwork, two: TracedNetwork) -> f
     return 1e-9 if exact else 1e-4
 
 
-def _shape_difference(one: TracedNetwork, two: TracedNetwork) -> str:
+def shape_difference(one: TracedNetwork, two: TracedNetwork) -> str:
     """What differs between two networks before any weight is looked at; empty where nothing does."""
     shapes_one = [(w.kind, w.shape) for w in one.weights]
     shapes_two = [(w.kind, w.shape) for w in two.weights]

@@ -72,7 +72,8 @@ def _positive(scale: float, layer: Layer, unit: int) -> float:
 def apply_scales_(net: TracedNetwork, scales: Mapping[str, Tensor]) -> None:
     """Rescales several layers at once: ``g_c(w)`` for the ``c`` given.
 
-    Each weight is rounded once, whatever the number of layers.
+    Each weight is rounded once, whatever the number of layers. The parameters' ``.grad`` is left as it is, and so is
+    the gradient at the member before; :func:`eclab.walk_` and the other moves with a report take it along.
 
     Args:
         net: the network; its model's weights are changed in place.
@@ -83,7 +84,30 @@ def apply_scales_(net: TracedNetwork, scales: Mapping[str, Tensor]) -> None:
 
     Source: theory §1.
     """
-    factor = _factors(net, scales)
+    moved_by(net, numbered(net, scales))
+
+
+def numbered(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
+    """Scales by layer name as scales by number, float64 ``[H + 1]``; errors as :func:`apply_scales_`."""
+    by_scale = torch.ones(net.num_units + 1, dtype=torch.float64)
+    by_scale[net.scale_of] = _factors(net, scales)
+    return by_scale
+
+
+@torch.no_grad()
+def moved_by(net: TracedNetwork, c: Tensor, *, gradients: bool = False) -> None:
+    """Rescales all weights by ``c_head / c_tail``, for scales by number of the free scale, float64 ``[H + 1]``.
+
+    Args:
+        net: the network; its model's weights are changed in place, each rounded once.
+        c: finite and positive; entry 0, for ground, is 1.
+        gradients: whether the parameters' ``.grad`` is divided by the same factor, as the gradient at the new member
+        is.
+
+    Raises:
+        ScaleError: weights, or gradients, would leave the range of their dtype. Nothing was changed.
+    """
+    factor = c.to("cpu", torch.float64)[net.scale_of]
     new: list[tuple[Tensor, Tensor]] = []
     for weight in {weight.name: weight for weight in net.weights}.values():
         head, tail = factor[weight.head], factor[weight.tail]
@@ -91,17 +115,25 @@ def apply_scales_(net: TracedNetwork, scales: Mapping[str, Tensor]) -> None:
             continue
         old = weight.parameter
         ratio = (head / tail).to(old.device)
-        moved = (old.double() * ratio).to(old.dtype)
-        lost = ~moved.isfinite() | ((moved == 0) & (old != 0))
-        if bool(lost.any()):
-            raise ScaleError(
-                f"'{weight.name}' would leave the range of {str(old.dtype).removeprefix('torch.')}",
-                allowed="scales that leave every weight finite and non-zero",
-                fix="use a scale nearer to 1, or a model in float64",
-            )
-        new.append((old, moved))
-    for parameter, value in new:
-        parameter.copy_(value)
+        new.append((old, _moved(f"'{weight.name}'", old, ratio)))
+        if gradients and old.grad is not None:
+            new.append((old.grad, _moved(f"the gradient of '{weight.name}'", old.grad, 1 / ratio, may_vanish=True)))
+    for tensor, value in new:
+        tensor.copy_(value)
+
+
+def _moved(what: str, old: Tensor, ratio: Tensor, *, may_vanish: bool = False) -> Tensor:
+    moved = (old.double() * ratio).to(old.dtype)
+    lost = ~moved.isfinite()
+    if not may_vanish:
+        lost |= (moved == 0) & (old != 0)
+    if bool(lost.any()):
+        raise ScaleError(
+            f"{what} would leave the range of {str(old.dtype).removeprefix('torch.')}",
+            allowed="scales that leave every weight finite and non-zero",
+            fix="use a scale nearer to 1, or a model in float64",
+        )
+    return moved
 
 
 def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:

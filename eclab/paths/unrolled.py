@@ -43,7 +43,7 @@ def _scaled(value: Scaled | Tensor) -> Scaled:
     return Scaled(value, value.new_zeros((1,) * value.ndim))
 
 
-def _arguments(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def named_arguments(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """An operation's arguments by name, with the defaults of those not given."""
     schema = resolve(op.target)._schema.arguments  # type: ignore[attr-defined]
     named = {argument.name: argument.default_value for argument in schema}
@@ -83,14 +83,14 @@ def _powers(weight: Tensor, bias: Tensor | None, tails: Tensor, p: float) -> tup
 
 
 def _linear(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = _per_channel(_scaled(named["input"]), -1)
     weight, bias, row = _powers(named["weight"], named["bias"], scale, p)
     return _normalised(functional.linear(mantissa, weight, bias), row, -1)
 
 
 def _conv(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = _per_channel(_scaled(named["input"]), 1)
     groups, weight = named["groups"], named["weight"]
     tails = scale.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)
@@ -101,7 +101,7 @@ def _conv(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Sc
 
 
 def _conv_transpose(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = _per_channel(_scaled(named["input"]), 1)
     groups, weight = named["groups"], named["weight"]
     # rows are outputs: [in, out/g, …] becomes [out, in/g, …] and back
@@ -121,7 +121,7 @@ def _matmul(_op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], p: float) -
 
 def _batch_norm(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
     """Frozen statistics: the factor ``γ/σ`` and the offset ``β − γ μ/σ`` of every channel."""
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     value = _scaled(named["input"])
     deviation = (named["running_var"] + named["eps"]).sqrt()
     factor = deviation.reciprocal() * (1.0 if named["weight"] is None else named["weight"])
@@ -156,7 +156,7 @@ def _times(op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], p: float) -> 
 
 
 def _mean(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     value, axes = _scaled(named["self"]), [axis % _scaled(named["self"]).mantissa.ndim for axis in named["dim"]]
     mantissa, scale = _per_channel(value, 1)
     n = math.prod(mantissa.shape[axis] for axis in axes) if op.name == "aten.mean" else 1
@@ -170,18 +170,18 @@ def _joined(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> 
     return Scaled(*(resolve(op.target)(list(column), *args[1:], **kwargs) for column in zip(*full, strict=True)))
 
 
-def _numbers(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+def per_axis_numbers(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     """A pooling argument as one number an axis."""
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return numbers * axes if len(numbers) == 1 else numbers
 
 
-def _window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], size: Sequence[int]) -> Tensor:
+def window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], size: Sequence[int]) -> Tensor:
     """Sum over every window; ``left`` zeros stand before each axis and as many as needed behind it."""
     axes = len(size)
-    kernel = _numbers(named["kernel_size"], axes)
-    stride = _numbers(named["stride"] or kernel, axes)
-    dilation = _numbers(named.get("dilation", 1), axes)
+    kernel = per_axis_numbers(named["kernel_size"], axes)
+    stride = per_axis_numbers(named["stride"] or kernel, axes)
+    dilation = per_axis_numbers(named.get("dilation", 1), axes)
     pads: list[int] = []
     for axis in reversed(range(axes)):
         reach = (size[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1
@@ -193,31 +193,31 @@ def _window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], siz
 
 
 def _max_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = _per_channel(_scaled(named["self"]), 1)
-    left = _numbers(named["padding"], mantissa.ndim - 2)
-    return _normalised(_window_sum(mantissa, named, left, op.shape[2:]), scale, 1)
+    left = per_axis_numbers(named["padding"], mantissa.ndim - 2)
+    return _normalised(window_sum(mantissa, named, left, op.shape[2:]), scale, 1)
 
 
 def _avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = _per_channel(_scaled(named["self"]), 1)
     size = op.shape[2:]
-    left = _numbers(named["padding"], len(size))
-    summed = _window_sum(mantissa, named, left, size)
+    left = per_axis_numbers(named["padding"], len(size))
+    summed = window_sum(mantissa, named, left, size)
     present = mantissa.new_ones(1, 1, *mantissa.shape[2:])
     if named.get("divisor_override"):
         n = present.new_full((1,) * present.ndim, named["divisor_override"])
     elif named["count_include_pad"]:
         around = [width for axis in reversed(left) for width in (axis, axis)]
-        n = _window_sum(functional.pad(present, around, value=1.0), named, (0,) * len(size), size)
+        n = window_sum(functional.pad(present, around, value=1.0), named, (0,) * len(size), size)
     else:
-        n = _window_sum(present, named, left, size)
+        n = window_sum(present, named, left, size)
     return _normalised(summed, scale.reshape(1, -1, *[1] * len(size)) - p * n.log(), 1)
 
 
 def _adaptive_avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = _arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = _per_channel(_scaled(named["self"]), 1)
     axes = len(op.shape) - 2
     n = mantissa.new_ones([1] * (axes + 2))
