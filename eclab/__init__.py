@@ -42,7 +42,15 @@ if TYPE_CHECKING:
         TraceError,
     )
     from eclab.facade import Network, trace
-    from eclab.measures import Sharpness, basis_path_norm, sharpness
+    from eclab.measures import (
+        ChartSensitivity,
+        Landscape,
+        Sharpness,
+        basis_path_norm,
+        chart_sensitivity,
+        landscape,
+        sharpness,
+    )
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
     from eclab.optim import EC, ECSGD, clip_class_grad_norm_
@@ -82,7 +90,15 @@ _PUBLIC = {
         "TraceError",
     ),
     "eclab.facade": ("Network", "trace"),
-    "eclab.measures": ("Sharpness", "basis_path_norm", "sharpness"),
+    "eclab.measures": (
+        "ChartSensitivity",
+        "Landscape",
+        "Sharpness",
+        "basis_path_norm",
+        "chart_sensitivity",
+        "landscape",
+        "sharpness",
+    ),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),
     "eclab.optim": ("EC", "ECSGD", "clip_class_grad_norm_"),
@@ -99,11 +115,13 @@ __all__ = [
     "Certificate",
     "Chart",
     "ChartError",
+    "ChartSensitivity",
     "CheckpointError",
     "DataError",
     "EclabError",
     "FunctionChange",
     "Lab",
+    "Landscape",
     "Move",
     "Network",
     "NetworkSpec",
@@ -121,12 +139,14 @@ __all__ = [
     "balance_",
     "basis_path_norm",
     "canonicalize_",
+    "chart_sensitivity",
     "clip_class_grad_norm_",
     "condition_",
     "data",
     "extremal_",
     "function_change",
     "kernels",
+    "landscape",
     "notebook",
     "parameters",
     "random_rescale_",

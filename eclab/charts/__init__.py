@@ -10,6 +10,7 @@ from eclab.charts.curves import (
     race_chart,
     speed_chart,
 )
+from eclab.charts.landscape import landscape_chart
 from eclab.charts.live import LiveSpec, live_specs
 from eclab.charts.palette import LANE_COLOURS, LANE_DASHES, LANE_TEXT, THEMES
 from eclab.charts.series import smooth, thin
@@ -25,6 +26,7 @@ __all__ = [
     "accuracy_chart",
     "gauge_chart",
     "gradient_chart",
+    "landscape_chart",
     "live_specs",
     "loss_chart",
     "race_chart",

@@ -11,7 +11,7 @@ import altair as alt
 from eclab.charts.palette import FONT, LANE_COLOURS, LANE_DASHES, THEMES
 from eclab.errors import SettingError
 
-Chart = TypeVar("Chart", alt.LayerChart, alt.HConcatChart, alt.ConcatChart)
+Chart = TypeVar("Chart", alt.LayerChart, alt.HConcatChart, alt.VConcatChart, alt.ConcatChart)
 
 
 class LaneLook(Protocol):

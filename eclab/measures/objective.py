@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -103,20 +104,21 @@ class Space:
     free: Tensor = field(repr=False)
     skeleton: Tensor = field(repr=False)
 
-    @property
+    @cached_property
     def point(self) -> Tensor:
         """The variables at the network's own weights, float64 ``[d]``."""
-        return self._all()[self.free]
+        return self._entries[self.free]
 
     def weights(self, z: Tensor) -> dict[str, Tensor]:
         """The weights that the variables ``z`` (float64 ``[d]``) stand for; torch differentiates through it."""
-        entries = self._all().index_put((self.free,), z)
+        entries = self._entries.index_put((self.free,), z)
         sizes = [value.numel() for value in self.origin.values()]
         parts = zip(self.origin.items(), torch.split(entries, sizes), strict=True)
         named = {name: part.reshape(value.shape) for (name, value), part in parts}
         return functional.allocate(self.chart, named) if self.name == "class" else named
 
-    def _all(self) -> Tensor:
+    @cached_property
+    def _entries(self) -> Tensor:
         return torch.cat([value.reshape(-1) for value in self.origin.values()])
 
     def crossed(self, z: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from eclab.errors import EclabError, NonFiniteError, SettingError
 from eclab.measures.objective import Loss, Objective, Space, chart_of, space_of
+from eclab.measures.table import Printed, Row
 from eclab.network.network import TracedNetwork
 from eclab.paths.chart import Chart
 
@@ -22,7 +22,7 @@ _ASCENT = 12
 
 
 @dataclass(frozen=True)
-class Sharpness:
+class Sharpness(Printed):
     """How sharply the loss bends at a point; prints as a table.
 
     Attributes:
@@ -58,7 +58,7 @@ class Sharpness:
         """``max (L(z + d) − L(z)) / (1 + L(z))``, the form of Keskar et al. 2017."""
         return self.increase / (1 + self.loss)
 
-    def rows(self) -> list[tuple[str, str, str]]:
+    def rows(self) -> list[Row]:
         """The table: ``(quantity, value, what it is)``."""
         variables = "coordinates of the class" if self.space == "class" else "weights"
         about = "exact" if self.trace_error == 0 else f"± {self.trace_error:.2g}"
@@ -73,20 +73,6 @@ class Sharpness:
             ("ΔL", f"{self.increase:.6g}", f"largest increase found within {self.epsilon:g} ‖{letter}‖{held}"),
             (f"max|{letter}|/min|{letter}|", f"{self.spread:.3g}", "spread of the variables"),
         ]
-
-    def __str__(self) -> str:
-        rows = self.rows()
-        left, middle = (max(len(row[k]) for row in rows) for k in (0, 1))
-        return "\n".join(f"{name:<{left}}  {value:>{middle}}  {words}" for name, value, words in rows)
-
-    def _repr_html_(self) -> str:
-        cell = '<td style="text-align:{}">{}</td>'
-        body = "".join(
-            f"<tr>{cell.format('left', html.escape(name))}{cell.format('right', value)}"
-            f"{cell.format('left', html.escape(words))}</tr>"
-            for name, value, words in self.rows()
-        )
-        return f'<table style="font-variant-numeric:tabular-nums">{body}</table>'
 
 
 def sharpness(
@@ -198,7 +184,7 @@ class _Curvature:
 
     def __init__(self, objective: Objective, space: Space) -> None:
         self.objective, self.space = objective, space
-        self.z = space.point.requires_grad_()
+        self.z = space.point.clone().requires_grad_()
         value = objective(space.weights(self.z))
         self.loss = float(value.detach())
         if not math.isfinite(self.loss):
