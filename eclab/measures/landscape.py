@@ -168,8 +168,8 @@ def landscape(
         raise SettingError(f"points is {points!r}", allowed="a whole number of at least 2")
     if isinstance(spaces, str) or not spaces:
         raise SettingError(f"spaces is {spaces!r}", allowed=f"one or both of {', '.join(map(repr, SPACES))}")
-    used = chart_of(net, chart)
     objective = Objective(net, x, y, loss)
+    used = chart_of(net, chart)
     found = []
     for name in spaces:
         space = space_of(used, name)

@@ -38,10 +38,14 @@ class Objective:
         loss: see :data:`Loss`.
 
     Raises:
-        SettingError: the loss is unknown.
+        SettingError: the loss is unknown, or ``net`` is no traced network.
     """
 
     def __init__(self, net: TracedNetwork, x: Any, y: Any = None, loss: Loss = None) -> None:
+        if not isinstance(net, TracedNetwork):
+            raise SettingError(
+                f"the first argument is {type(net).__name__}", allowed="what eclab.trace(model, x) returns"
+            )
         self.net, self.x = net, x
         self.like = torch.zeros((), dtype=torch.float64, device=net.weights[0].parameter.device)
         self.y = _moved(y, self.like)
@@ -163,10 +167,6 @@ class Space:
 
 def chart_of(net: TracedNetwork, chart: Any) -> Chart:
     """The chart given, or the one of that name; a :class:`ChartError` where it belongs to another network."""
-    if not isinstance(net, TracedNetwork):
-        raise SettingError(
-            f"the first argument is {type(net).__name__}", allowed="a network from eclab.trace(model, x)"
-        )
     if not isinstance(chart, Chart):
         return Chart(net, chart)
     if chart.net is not net:

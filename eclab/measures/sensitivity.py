@@ -55,7 +55,7 @@ class ChartSensitivity(Printed):
     def cosines(self) -> Tensor:
         """float64 ``[charts, charts]``: cosines between the steps."""
         unit: Tensor = self.steps / torch.linalg.vector_norm(self.steps, dim=1, keepdim=True)
-        return unit @ unit.T
+        return (unit @ unit.T).clamp(-1, 1)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -200,4 +200,4 @@ def _slope_along(function: Callable[[Tensor], Tensor], z: Tensor, d: Tensor) -> 
 
 def _cosine(one: Tensor, two: Tensor) -> float:
     length = float(one.norm() * two.norm())
-    return float(one @ two) / length if length else math.nan
+    return max(-1.0, min(1.0, float(one @ two) / length)) if length else math.nan

@@ -143,8 +143,9 @@ def sharpness(
     Keskar et al., ICLR 2017. Rescaling: L. Dinh et al., ICML 2017. Any widths and biases: theory §2.
     """
     _check(epsilon=epsilon, guard=guard, probes=probes, exact=exact)
+    objective = Objective(net, x, y, loss)
     variables = space_of(chart_of(net, chart), space)
-    bend = _Curvature(Objective(net, x, y, loss), variables)
+    bend = _Curvature(objective, variables)
     generator = torch.Generator().manual_seed(seed)
     largest, direction, trace, error = _spectrum(bend, probes, exact, generator)
     radius = epsilon * float(variables.point.norm())
