@@ -108,6 +108,43 @@ def test_the_notebook_stays_usable_while_a_race_runs(make: Make):
     assert longest < 0.25
 
 
+def test_what_was_done_from_python_can_be_undone(make: Make):
+    lab = make("2-6-5-2", data="circle", epochs=20)
+    lab.run(steps=3)
+    lab.set_lr(0.01, lane="sgd")
+    lab.reset()
+    assert lab.race.position == 0
+    assert [lab.undo(), lab.undo()] == ["reset", "learning rate of SGD"]
+    assert (lab.race.position, lab.race.lanes[0].lr) == (3, 0.1)
+    assert lab.redo() == "learning rate of SGD"
+    assert lab.undo() == "learning rate of SGD"
+    assert lab.undo() == "training"
+    assert lab.race.position == 0
+    with pytest.raises(SettingError, match="nothing to undo"):
+        lab.undo()
+    with pytest.raises(SettingError, match="no earlier step"):
+        lab.rewind()
+
+
+def test_lanes_are_added_and_removed_from_python(make: Make):
+    lab = make("2-6-5-2", data="circle", lanes="sgd:0.2,ec-sgd")
+    lab.add_lane("ec-sgd", lr=0.5)
+    lab.run(steps=2)
+    lab.remove_lane("sgd")
+    assert [(lane.name, lane.lr) for lane in lab.race.lanes] == [("ec-sgd", 0.1), ("ec-sgd-2", 0.5)]
+    assert len(lab.run(steps=1).frame) == 6
+    with pytest.raises(SettingError, match="no lane 'swoosh'"):
+        lab.add_lane("swoosh")
+
+
+def test_a_rate_changed_in_the_lab_outlives_the_next_network(make: Make):
+    lab = make("2-6-5-2", data="circle", lanes="sgd:0.2,ec-sgd")
+    lab.set_lr(0.3, lane="sgd")
+    lab._handle_custom_msg({"cmd": "edit", "id": "1:2", "op": "widen", "spec_index": 0, "width": 8}, [])
+    lab._call(lambda: None)
+    assert [lane.lr for lane in lab.race.lanes] == [0.3, 0.1]
+
+
 def test_a_rescaled_unit_is_still_the_same_class(make: Make):
     lab = make("2-6-5-2", data="circle")
     lab.rescale("0", 2, 10.0, lane="sgd")
@@ -251,7 +288,7 @@ def test_a_process_ends_while_its_charts_are_compiled(tmp_path: Path):
 
 def test_a_lab_closes_while_its_charts_are_compiled(make: Make, monkeypatch: pytest.MonkeyPatch):
     release = threading.Event()
-    monkeypatch.setattr("eclab.widgets.handlers.compiled_charts", lambda lanes: release.wait(5))
+    monkeypatch.setattr("eclab.widgets.handlers.compiled_charts", lambda: release.wait(5))
     lab = make("2-6-5-2", data="circle")
     lab._handle_custom_msg({"cmd": "hello", "id": "1:1"}, [])
     lab._call(lambda: None)

@@ -113,7 +113,8 @@ def parse_lanes(lanes: object) -> tuple[LaneSpec, ...]:
 
     Args:
         lanes: "sgd,ec-sgd", or a list of names, "name:rate" strings and dicts
-            {"optimizer": name, "lr": .., "momentum": .., "weight_decay": .., "name": .., "label": .., option: ..}.
+            {"optimizer": name, "lr": .., "momentum": .., "weight_decay": .., "name": .., "label": .., "colour": ..,
+            option: ..}.
 
     Raises:
         SettingError: no lane or more than 8, an unknown optimizer or option, a rate out of range, a name used twice.
@@ -127,7 +128,7 @@ def parse_lanes(lanes: object) -> tuple[LaneSpec, ...]:
         raise SettingError(f"the race has {len(wanted)} lanes", allowed=f"1 to {MOST_LANES}")
     asked = [_read_lane(lane) for lane in wanted]
     names = _unique_names(asked)
-    colours = _colours([str(one["optimizer"]) for one in asked])
+    colours = _colours(asked)
     labels = _labels(asked)
     return tuple(_spec(*four) for four in zip(asked, names, labels, colours, strict=True))
 
@@ -140,7 +141,7 @@ def _as_list(lanes: object) -> list[object]:
 
 def _read_lane(lane: object) -> dict[str, Any]:
     if isinstance(lane, LaneSpec):
-        given = {key: getattr(lane, key) for key in ("name", "label", "lr", "momentum", "weight_decay")}
+        given = {key: getattr(lane, key) for key in ("name", "label", "colour", "lr", "momentum", "weight_decay")}
         return {"optimizer": lane.kind, **{k: v for k, v in given.items() if v is not None}, **lane.options}
     if isinstance(lane, Mapping):
         asked = {str(key): value for key, value in lane.items()}
@@ -198,22 +199,23 @@ def _labels(asked: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _colours(optimizers: list[str]) -> list[int]:
+def _colours(asked: list[dict[str, Any]]) -> list[int]:
+    """A lane's own colour is kept; the others take their optimizer's if it is free, else the next."""
     own = {colour for kind in _KINDS.values() if (colour := kind.colour) is not None}
-    taken: set[int] = set()
-    colours: list[int] = []
-    for optimizer in optimizers:
-        mine = _KINDS[optimizer].colour
-        free = (number for number in (*sorted(set(range(MOST_LANES)) - own), *sorted(own)) if number not in taken)
-        colour = mine if mine is not None and mine not in taken else next(free)
-        taken.add(colour)
-        colours.append(colour)
+    colours = [settings.whole(one["colour"], "a lane's colour", least=0) if "colour" in one else -1 for one in asked]
+    for number, one in enumerate(asked):
+        if colours[number] >= 0:
+            continue
+        mine = _KINDS[one["optimizer"]].colour
+        taken = {*colours}
+        free = (place for place in (*sorted(set(range(MOST_LANES)) - own), *sorted(own)) if place not in taken)
+        colours[number] = mine if mine is not None and mine not in taken else next(free)
     return colours
 
 
 def _spec(asked: dict[str, Any], name: str, label: str, colour: int) -> LaneSpec:
     kind = _KINDS[asked["optimizer"]]
-    known = {"optimizer", "name", "label", "lr", "momentum", "weight_decay"}
+    known = {"optimizer", "name", "label", "colour", "lr", "momentum", "weight_decay"}
     options = {key: value for key, value in asked.items() if key not in known}
     unknown = [key for key in options if key not in kind.options]
     if unknown:

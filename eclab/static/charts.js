@@ -136,13 +136,13 @@ export class Charts {
 
 /**
  * Rows of the events; of those too close to be read side by side only the gravest keeps its text.
- * @param {{step: number, text: string, kind?: string}[]} events @param {number} last step on the axis
+ * @param {{step: number, text: string, kind?: string}[]} events @param {[number, number]} span steps on the axis
  * @returns {{x: number, text: string, kind: string}[]}
  */
-export function eventMarks(events, last) {
+export function eventMarks(events, [first, last]) {
   // the axis says at which step, the inspector says why
   const rows = events.map((e) => ({ x: e.step, text: e.text.split(":")[0].replace(/ at step [\d,]+/, ""), kind: e.kind ?? "" }));
-  const near = Math.max(last, 1) * 0.3;
+  const near = Math.max(last - first, 1) * 0.3;
   rows.forEach((row, k) => {
     const rivals = rows.filter((other, j) => j !== k && other.text && Math.abs(other.x - row.x) < near);
     const grave = row.kind === "diverged";
@@ -200,7 +200,8 @@ class Panel {
       const style = getComputedStyle(this.element);
       const read = (name) => style.getPropertyValue(name).trim();
       const natural = this.spec.scale === "linear" ? !this.log : this.log;
-      const spec = dressedSpec(this.spec.spec, { colours: (this.ctx.state?.lanes ?? []).map((l) => read(`--ec-lane${l.colour % 8}`)),
+      const lanes = (this.ctx.state?.lanes ?? []).map((l) => ({ label: l.label, place: l.colour % 8, colour: read(`--ec-lane${l.colour % 8}`) }));
+      const spec = dressedSpec(this.spec.spec, { lanes,
         log: natural ? null : this.log, read });
       const host = h("div", { class: "ec-vega" });
       made = await embed(host, spec, { mode: "vega", actions: false, renderer: "canvas", defaultStyle: false,
@@ -255,7 +256,7 @@ class Panel {
     this.plot.removeAttribute("data-blank");
     this.#data("curve", raw);
     this.#data("smooth", soft);
-    this.#data("events", eventMarks(this.ctx.frame?.events ?? [], raw.at(-1).x));
+    this.#data("events", eventMarks(this.ctx.frame?.events ?? [], this.charts.span));
     if (this.spec.spec.signals?.some((s) => s.name === "domainX")) this.made.view.signal("domainX", this.charts.span);
     return this.made.view.run();
   }

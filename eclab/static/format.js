@@ -34,6 +34,18 @@ export function num(x, digits = 3) {
 }
 
 /**
+ * A number as one types it: 0.1, 0.003, 2e-6, 1e9.
+ * @param {number | null | undefined} x
+ * @returns {string}
+ */
+export function typed(x) {
+  if (x === null || x === undefined || Number.isNaN(x)) return "";
+  const short = Number(x.toPrecision(4));
+  const size = Math.abs(short);
+  return size === 0 || (size >= 1e-3 && size < 1e5) ? String(short) : short.toExponential().replace("e+", "e");
+}
+
+/**
  * A scale: "× 12.6", without trailing zeros.
  * @param {number | null | undefined} c
  * @returns {string}

@@ -19,7 +19,7 @@ export const KEYS = [
   ["{ }", "scale the unit by a decade"],
   ["0", "scale back to × 1"],
   ["Esc", "choose nothing"],
-  ["Ctrl+Z  Ctrl+Y", "undo, redo (Build)"],
+  ["Ctrl+Z  Ctrl+Y", "undo, redo: building, lanes, rates, scales, training, reset"],
   ["?", "this list"],
 ];
 

@@ -75,7 +75,11 @@ export class Context {
   /** @param {object} changes */
   remember(changes) {
     this.model.set("settings", { ...this.settings, ...changes });
-    this.model.save_changes();
+    try {
+      this.model.save_changes();
+    } catch {
+      this.wire.lost?.();
+    }
   }
 
   /** @returns {string} */

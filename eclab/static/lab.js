@@ -31,7 +31,7 @@ function render({ model, el }) {
   const inspector = new Inspector(ctx, LENS_PARTS);
   const charts = new Charts(ctx);
   const timeline = new Timeline(ctx, charts.element);
-  const help = h("div", { class: "ec-helpbox" });
+  const help = h("div");
   const top = new TopBar(ctx, () => toggleHelp(help, top));
   const toolbar = h("div", { class: "ec-toolbar", role: "toolbar", "aria-label": "tools of the lens" });
   const heading = h("h3", { class: "ec-title" });
@@ -42,7 +42,13 @@ function render({ model, el }) {
   const root = h("div", { class: "eclab", "data-empty": "1" });
   ctx.notes = new Notes({ stage: area, timeline: timeline.region, charts: charts.element, lr: timeline.region, inspector: inspector.element,
     build: area, classes: area, paths: area, race: area });
-  root.append(h("div", { class: "ec-grid" }, top.element, help, area, inspector.element, timeline.element), ctx.notes.live);
+  const lost = h("div", { class: "ec-lost", role: "alert", hidden: true }, h("b", { text: "This lab is no longer in the kernel. " }),
+    h("span", { text: "What you see is how it was last. Run its cell again for a new one." }));
+  wire.lost = () => {
+    lost.hidden = false;
+    root.toggleAttribute("data-lost", true);
+  };
+  root.append(h("div", { class: "ec-grid" }, top.element, h("div", { class: "ec-helpbox" }, lost, help), area, inspector.element, timeline.element), ctx.notes.live);
 
   const tools = () => {
     if (!ctx.state) return;
@@ -52,7 +58,7 @@ function render({ model, el }) {
     const held = toolbar.dataset.lens === ctx.lens ? [...toolbar.querySelectorAll(":scope > .ec-note")] : [];
     refocused(toolbar, () => fill(toolbar, ...lens.toolbar(ctx), ...held));
     toolbar.dataset.lens = ctx.lens;
-    refocused(corner, () => fill(corner, ...(lens.corner?.(ctx) ?? []), ctx.state.lanes.length > 1 ? laneChooser(ctx) : null));
+    refocused(corner, () => fill(corner, ctx.state.lanes.length > 1 ? laneChooser(ctx) : null));
   };
   // another view of the same lab may have changed the lens
   wire.settled = () => ctx.lens !== root.dataset.lens && ctx.tell("lens");

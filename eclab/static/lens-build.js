@@ -1,7 +1,7 @@
-// Build: layers, data set, presets, the network as a file.
+// Build: layers, data set, presets.
 
 import { card, readings, sentence } from "./cards.js";
-import { button, choice, entry, h, iconButton, tick } from "./dom.js";
+import { button, choice, entry, h, tick } from "./dom.js";
 import { count, parseNumber, percent } from "./format.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
@@ -21,28 +21,6 @@ function buildToolbar(ctx) {
     wire.send("edit", { op: "activation", activation: value, value }, control));
   const bias = tick("bias", hasBias(state), (on, control) => wire.send("edit", { op: "bias", bias: on, value: on }, control));
   return [data, preset, activation, bias, start];
-}
-
-/** Undo and files, beside the title. @param {Context} ctx @returns {HTMLElement[]} */
-function buildCorner(ctx) {
-  const { state, wire } = ctx;
-  if (state.own_model) return [];
-  const undo = iconButton("undo", "undo (Ctrl+Z)", () => wire.send("undo", {}, undo), "ec-round ec-tiny");
-  const redo = iconButton("redo", "redo (Ctrl+Y)", () => wire.send("redo", {}, redo), "ec-round ec-tiny");
-  [undo.disabled, redo.disabled] = [!state.can_undo, !state.can_redo];
-  const save = iconButton("save", "save the network as a file", () => wire.send("save", {}, save), "ec-round ec-tiny");
-  return [h("span", { class: "ec-group" }, undo, redo, save, loader(ctx))];
-}
-
-/** @param {Context} ctx */
-function loader(ctx) {
-  const file = h("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: async () => {
-    const [chosen] = file.files ?? [];
-    file.value = "";
-    if (chosen) ctx.wire.send("spec", { spec: await chosen.text() }, open);
-  } });
-  const open = iconButton("load", "load a network from a file", () => file.click(), "ec-round ec-tiny");
-  return h("span", {}, open, file);
 }
 
 /** @param {any} state */
@@ -126,4 +104,4 @@ function buildPanel(ctx, patches) {
   return [...parts, ...hints];
 }
 
-export const buildLens = { name: "build", title: "Build", hint: "add, widen and remove layers in the picture", toolbar: buildToolbar, corner: buildCorner, panel: buildPanel };
+export const buildLens = { name: "build", title: "Build", hint: "add, widen and remove layers in the picture", toolbar: buildToolbar, panel: buildPanel };

@@ -1,7 +1,7 @@
 // Classes: move along the class by rescaling units; the function stays.
 
 import { beforeAfter, card, functionChange, readings, scaleSlider, sentence } from "./cards.js";
-import { button, entry, h, tick, write } from "./dom.js";
+import { button, choice, entry, h, tick, write } from "./dom.js";
 import { num, parseNumber } from "./format.js";
 import { Rescaling } from "./rescale.js";
 
@@ -23,12 +23,31 @@ function classesToolbar(ctx) {
   }, { title: "rescale every unit at random, the same way in all lanes" });
   const hundred = button("× 100", () => hundredfold(ctx, hundred), { title: "scale the selected unit or layer by 100 (nothing selected: the first hidden layer)" });
   const reset = button("Reset", () => ctx.wire.send("unscale", {}, reset), { title: "undo all rescalings since the last training step" });
-  const same = button("Same class?", () => ctx.wire.send("same", {}, same), { title: "compare the networks of the first two lanes" });
+  const same = button("Same class?", () => ctx.wire.send("same", pair(ctx), same), { title: "whether rescaling alone leads from one lane's network to the other's" });
   const every = tick("in all lanes", ctx.everyLane, (on) => {
     ctx.everyLane = on;
   });
   every.title = "off: only the lane that is shown";
-  return [h("span", { class: "ec-group" }, sigma, unbalance), hundred, reset, same, every];
+  return [h("span", { class: "ec-group" }, sigma, unbalance), hundred, reset, h("span", { class: "ec-group" }, same, rival(ctx)), every];
+}
+
+/** The lanes to compare: with more than two, the one shown and the one chosen. @param {Context} ctx */
+function pair(ctx) {
+  const names = ctx.state.lanes.map((l) => l.name);
+  if (names.length < 3) return {};
+  const shown = ctx.state.race?.view_lane ?? names[0];
+  const other = names.includes(ctx.rival) && ctx.rival !== shown ? ctx.rival : names.find((n) => n !== shown);
+  return { a: shown, b: other };
+}
+
+/** @param {Context} ctx @returns {HTMLElement | null} */
+function rival(ctx) {
+  const { a, b } = pair(ctx);
+  if (!b) return null;
+  const others = ctx.state.lanes.filter((l) => l.name !== a).map((l) => ({ name: l.name, label: l.label }));
+  return choice("as", others, b, (name) => {
+    ctx.rival = name;
+  });
 }
 
 /** @param {Context} ctx @param {Element} control */

@@ -2,7 +2,7 @@
 
 import { card, readings, sentence } from "./cards.js";
 import { choice, entry, fill, h, tick, write } from "./dom.js";
-import { brief, count, num, parseNumber, percent } from "./format.js";
+import { brief, count, num, parseNumber, percent, typed } from "./format.js";
 import { colourOf, differencePixels, mapPixels, PlaneMap } from "./maps.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
@@ -25,7 +25,8 @@ function raceToolbar(ctx) {
   };
   const parts = [
     number("batch", "batch", String(state.race?.batch_size ?? ""), "64", "samples a step, the same for every lane"),
-    number("decay", "decay", String(state.race?.weight_decay ?? 0), "0.0001", "weight decay, in each lane's own coordinates"),
+    number("epochs", "epochs", String(state.race?.epochs ?? ""), "100", "passes over the data; more of them let a finished race go on"),
+    number("decay", "decay", typed(state.race?.weight_decay ?? 0), "0.0001", "weight decay, in each lane's own coordinates"),
   ];
   if (state.is_2d) {
     const on = tick("decision map", Boolean(ctx.mapOn), (wanted, control) => {
@@ -73,7 +74,8 @@ function laneCard(ctx, patches, lane) {
     ["loss", () => num(now().loss)],
     ["train accuracy", () => percent(now().train_acc)],
     ["test accuracy", () => percent(now().test_acc)],
-    ["learning rate", () => num(now().lr ?? lane.lr, 2)],
+    ["learning rate", () => typed(now().lr ?? lane.lr)],
+    ["re-based units", () => count(now().rebased ?? 0), "units that got another skeleton edge, since theirs had become weak against its siblings"],
     ["guarded moves", guarded, "moves of skeleton coordinates held back at the edge of the chart"],
   ]), verdict);
 }
@@ -102,7 +104,7 @@ function advice(ctx, patches) {
   patches.push(() => {
     const bad = (ctx.frame?.lanes ?? []).find((l) => l.state === "diverged");
     const label = ctx.state.lanes.find((l) => l.name === bad?.name)?.label;
-    write(text, bad ? `${label} stopped where its numbers were no longer finite. Lower its learning rate and reset to race again.`
+    write(text, bad ? `${label} stopped where its numbers were no longer finite. Rewind, or lower its learning rate and reset.`
       : "All lanes start from the same weights and see the same batches in the same order.");
   });
   return [text];

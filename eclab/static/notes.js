@@ -18,10 +18,11 @@ export class Notes {
   }
 
   /**
-   * @param {"error" | "warning" | "info"} level @param {string} text
+   * @param {"error" | "warning" | "info" | "quiet"} level quiet: to screen readers only @param {string} text
    * @param {{control?: Element | null, where?: string}} [place]
    */
   show(level, text, place = {}) {
+    if (level === "quiet") return this.say(text);
     const { host, control } = this.#host(place);
     // notes over the picture share one place
     if (this.regions.stage.contains(host)) this.sweep();
@@ -36,6 +37,7 @@ export class Notes {
     if (level === "error" && control?.matches("input, select")) this.#refuse(control);
     this.say(`${WORDS[level] ?? ""}: ${text}`);
     if (level === "info") this.#later(7000, close);
+    return undefined;
   }
 
   /** Something worked: what was wrong about the network is over. */

@@ -1,10 +1,12 @@
 // The timeline: transport, lanes, speed. The curves beside it live in charts.js.
 
-import { entry, fill, h, icon, iconButton, patch, write } from "./dom.js";
-import { brief, count, num, parseNumber, percent } from "./format.js";
+import { button, entry, fill, h, icon, iconButton, patch, write } from "./dom.js";
+import { brief, count, parseNumber, percent, typed } from "./format.js";
 import { laneNow, overheadText } from "./lens-race.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
+
+const MOST_LANES = 8;
 
 export class Timeline {
   /** @param {Context} ctx @param {HTMLElement} charts */
@@ -17,11 +19,13 @@ export class Timeline {
     this.step = h("span", { class: "ec-step" });
     this.bar = h("div", { class: "ec-progress", role: "progressbar", "aria-label": "steps done", "aria-valuemin": 0 }, h("i"));
     this.lanes = h("div", { class: "ec-lanes", role: "list", "aria-label": "lanes" });
+    this.joining = h("select", { class: "ec-select ec-joining", "aria-label": "add a lane", title: "another optimizer, from the same start on the same batches", onchange: () => this.#join() });
+    this.rescue = h("div", { class: "ec-rescue", role: "alert", hidden: true });
     this.speed = h("div", { class: "ec-speed" });
     this.eventLine = h("div", { class: "ec-speed ec-events" });
     this.transport = h("div", { class: "ec-transport" },
       h("div", { class: "ec-buttons" }, this.play, this.stepButton, this.stopButton, this.resetButton, this.step), this.bar);
-    this.region = h("div", { class: "ec-control" }, this.transport, this.lanes, this.speed, this.eventLine);
+    this.region = h("div", { class: "ec-control" }, this.transport, this.lanes, this.joining, this.rescue, this.speed, this.eventLine);
     this.element = h("section", { class: "ec-timeline", "aria-label": "timeline" }, this.region, charts);
     /** @type {Map<string, any>} */ this.rows = new Map();
     ctx.on("state", () => this.build());
@@ -33,9 +37,20 @@ export class Timeline {
     this.ctx.wire.send(this.ctx.frame?.running ? "pause" : "play", {}, this.play);
   }
 
+  /** One lane more. */
+  #join() {
+    const kind = this.joining.value;
+    this.joining.value = "";
+    if (kind) this.ctx.wire.send("lane_add", { kind }, this.joining);
+  }
+
   build() {
-    const lanes = JSON.stringify(this.ctx.state.lanes ?? []);
+    const { lanes: all = [], kinds = [] } = this.ctx.state;
+    const lanes = JSON.stringify([all, kinds]);
+    this.joining.hidden = kinds.length === 0 || all.length >= MOST_LANES;
     if (lanes === this.built) return this.patch();
+    fill(this.joining, h("option", { value: "", text: "+ add a lane" }), ...kinds.map((k) => h("option", { value: k.name, text: k.label })));
+    this.joining.value = "";
     this.built = lanes;
     this.rows.clear();
     fill(this.lanes, ...(this.ctx.state.lanes ?? []).map((lane) => this.#lane(lane)));
@@ -45,7 +60,7 @@ export class Timeline {
   /** @param {any} lane */
   #lane(lane) {
     const { ctx } = this;
-    const rate = entry("lr", num(lane.lr, 2), (text, control) => {
+    const rate = entry("lr", typed(lane.lr), (text, control) => {
       const value = parseNumber(text);
       if (!Number.isFinite(value)) {
         ctx.notes.show("error", `the learning rate is "${text}"; give a number above 0, such as 0.1`, { control });
@@ -59,7 +74,9 @@ export class Timeline {
       h("i", { class: "ec-swatch", style: `background:var(--ec-lane${lane.colour % 8})` }), h("span", { text: lane.label }));
     const verdict = h("b", { class: "ec-lanestate" });
     rate.hidden = lane.lr === null || lane.lr === undefined;
-    const row = h("div", { class: "ec-lane", role: "listitem" }, name, rate, verdict);
+    const leave = iconButton("close", `remove ${lane.label}`, () => ctx.wire.send("lane_remove", { lane: lane.name }, leave), "ec-turn ec-leave");
+    leave.hidden = ctx.state.lanes.length < 2;
+    const row = h("div", { class: "ec-lane", role: "listitem" }, name, rate, verdict, leave);
     this.rows.set(lane.name, { row, name, rate: rate.control, verdict, lane });
     return row;
   }
@@ -72,7 +89,7 @@ export class Timeline {
       const now = laneNow(ctx, lane);
       const active = rate.getRootNode().activeElement === rate || rate.getAttribute("aria-invalid");
       if (!active && now.lr !== undefined) {
-        const text = num(now.lr, 2);
+        const text = typed(now.lr);
         if (rate.value !== text) rate.value = text;
       }
       const gone = now.state === "diverged";
@@ -82,7 +99,26 @@ export class Timeline {
       patch(name, "aria-pressed", String(ctx.selection?.kind === "lane" && ctx.selection.lane === lane.name));
     }
     this.#texts(frame);
+    this.#help(frame);
     this.#announce(frame);
+  }
+
+  /** A lane was lost: where and why, and the ways back. @param {any} frame */
+  #help(frame) {
+    const lost = (frame.lanes ?? []).filter((l) => l.state === "diverged");
+    const now = JSON.stringify([lost.map((l) => [l.name, l.verdict]), frame.rewind]);
+    if (now === this.helped) return;
+    this.helped = now;
+    this.rescue.hidden = lost.length === 0;
+    if (lost.length === 0) return fill(this.rescue);
+    const { wire } = this.ctx;
+    const label = (name) => this.rows.get(name)?.lane.label ?? name;
+    const words = lost.map((l) => h("div", {}, h("b", { text: label(l.name) }), ` ${l.verdict}`));
+    const back = button(`Rewind to step ${count(frame.rewind)}`, () => wire.send("rewind", {}, back), { title: "all lanes go back together" });
+    const half = button("at half its rate", () => wire.send("rewind", { factor: 0.5 }, half), { title: "and the lanes that diverged go on at half their learning rate" });
+    const anew = button("Reset", () => wire.send("reset", {}, anew), { title: "back to the start weights; lower the learning rate first" });
+    const known = frame.rewind !== null && frame.rewind !== undefined;
+    return fill(this.rescue, ...words, h("div", { class: "ec-actions" }, ...(known ? [back, half] : [anew])));
   }
 
   /** Starts, ends and divergences in words, for those who do not see the curves. @param {any} frame */
@@ -131,7 +167,7 @@ export class Timeline {
     const parts = [];
     if (slowest !== null) parts.push(`${brief(slowest)} steps/s`);
     if (overheadText(this.ctx) !== "—") parts.push(`EC step ${overheadText(this.ctx)}`);
-    if (frame.finished) parts.push("finished: ↺ starts anew");
+    if (frame.finished && (frame.lanes ?? []).some((l) => l.state !== "diverged")) parts.push("finished: ↺ starts anew, more epochs go on");
     const idle = this.ctx.state?.trainable === false ? "no labels were given, so there is nothing to train: eclab.Lab(model, x, y)"
       : "all lanes train in lockstep on the same batches";
     write(this.speed, parts.join(" · ") || idle);

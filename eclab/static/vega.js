@@ -33,19 +33,27 @@ const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.8 && indexof([2, 5], ${LEADING}) 
 /**
  * The compiled specification as this page shows it: lanes and axes in the page's colours, the axis asked for.
  * @param {any} spec
- * @param {{colours: string[], log: boolean | null, read: (name: string) => string}} how log null: as the specification has it
+ * @param {{lanes: {label: string, place: number, colour: string}[], log: boolean | null, read: (name: string) => string}} how log null: as the specification has it
  * @returns {any}
  */
-export function dressedSpec(spec, { colours, log, read }) {
+export function dressedSpec(spec, { lanes, log, read }) {
   const text = JSON.stringify(spec).replace(/#[0-9a-f]{6}/g, (hex) => (COMPILED[hex] ? read(COMPILED[hex]) : hex));
   const dressed = JSON.parse(text);
   dressed.background = "transparent";
   dressed.padding = { left: 2, right: 8, top: 5, bottom: 2 };
   const y = (dressed.scales ?? []).find((s) => s.name === "y");
   if (y && log !== null) retype(y, log);
-  for (const scale of dressed.scales ?? []) if (scale.name === "color" && colours.length > 0) scale.range = colours;
+  for (const scale of dressed.scales ?? []) if (lanes.length > 0) giveToLanes(scale, lanes);
   for (const axis of dressed.axes ?? []) dressAxis(axis, y?.type ?? "linear");
   return dressed;
+}
+
+/** The kernel compiles a place for every colour a lane may have; here the race's own lanes take theirs. */
+function giveToLanes(scale, lanes) {
+  if (scale.name !== "color" && scale.name !== "strokeDash") return;
+  const { range } = scale;
+  scale.domain = lanes.map((l) => l.label);
+  scale.range = lanes.map((l) => (scale.name === "color" ? l.colour : range[l.place]));
 }
 
 /** @param {any} scale @param {boolean} log */

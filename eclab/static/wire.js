@@ -39,6 +39,9 @@ export class Wire {
     /** @type {(() => void) | null} */
     this.settled = null;
     model.on("change:settings", (this.changed = () => this.settled?.()));
+    /** @type {(() => void) | null} told when the kernel no longer knows this lab */
+    this.lost = null;
+    model.on("comm_live_update", (this.left = () => this.lost?.()));
   }
 
   /**
@@ -55,7 +58,12 @@ export class Wire {
       this.controls.set(id, control);
       if (this.controls.size > 200) this.controls.delete(this.controls.keys().next().value);
     }
-    this.model.send({ cmd, id, ...payload });
+    try {
+      this.model.send({ cmd, id, ...payload });
+    } catch {
+      // a restarted kernel has taken its end of the line away
+      this.lost?.();
+    }
     return id;
   }
 
@@ -72,6 +80,7 @@ export class Wire {
   close() {
     this.model.off("msg:custom", this.receive);
     this.model.off("change:settings", this.changed);
+    this.model.off("comm_live_update", this.left);
     this.handlers.clear();
     this.controls.clear();
   }

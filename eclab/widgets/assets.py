@@ -15,11 +15,14 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from eclab.race.lanes import MOST_LANES
 
 if TYPE_CHECKING:
     from eclab.charts.look import LaneLook
@@ -126,14 +129,21 @@ def vega_bundle() -> bytes:
     return cached(key, lambda: vl_convert.javascript_bundle(snippet).encode())
 
 
-def compiled_charts(lanes: Sequence[LaneLook]) -> list[dict[str, Any]]:
-    """The lab's live charts for these lanes, compiled to Vega: name, title, note, column, scale, spec.
+@dataclass(frozen=True)
+class _Place:
+    """A lane of the compiled charts; the page puts the race's lanes into the places of their colours."""
+
+    label: str
+    colour: int
+
+
+def compiled_charts() -> list[dict[str, Any]]:
+    """The lab's live charts, compiled to Vega, with a lane for every colour: name, title, note, column, scale, spec.
 
     They are compiled once and kept in the cache folder, so that Altair is not even imported the next time.
     """
-
-    looks = [(lane.label, lane.colour) for lane in lanes]
-    key = f"charts-{version('vl-convert-python')}-{_digest(repr(looks) + _charts_source())}.json"
+    lanes = [_Place(str(colour), colour) for colour in range(MOST_LANES)]
+    key = f"charts-{version('vl-convert-python')}-{_digest(repr(lanes) + _charts_source())}.json"
     found: list[dict[str, Any]] = json.loads(cached(key, lambda: json.dumps(_compile(lanes)).encode()))
     return found
 

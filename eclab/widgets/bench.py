@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from eclab.errors import SettingError
+from eclab.widgets.moments import Moments
 from eclab.widgets.picture import Picture
+from eclab.widgets.scaling import Scaling
 
 if TYPE_CHECKING:
     from eclab.data import Dataset
@@ -122,6 +124,11 @@ class LaneView:
         """Moves its guard has shortened."""
         return 0 if self._lane is None else self._lane.guarded
 
+    @property
+    def rebased(self) -> int:
+        """Units that got another skeleton edge, because theirs had become weak against its siblings."""
+        return 0 if self._lane is None else int(getattr(self._lane.optimizer, "rebased_units", 0))
+
 
 class Bench:
     """A setup, built.
@@ -133,6 +140,8 @@ class Bench:
         race: the race; None for a model without labels.
         lanes: what can be looked at, at least one.
         picture: the drawing all lanes share.
+        scaling: the rescalings since the last training step.
+        moments: earlier moments of the race, to rewind to.
         x, y: a few samples on which outputs and gradients are measured; y is None without labels.
     """
 
@@ -151,6 +160,8 @@ class Bench:
             self.x, self.y = self.race.task.x[:PROBE], self.race.task.y[:PROBE]
             self.lanes = [LaneView(lane.name, lane.label, lane.colour, lane.net, lane) for lane in self.race.lanes]
         self.picture = Picture(self.lanes[0].net, self.lanes[0].chart)
+        self.scaling = Scaling(self)
+        self.moments = Moments()
 
     @property
     def net(self) -> Network:
@@ -178,6 +189,11 @@ class Bench:
                 fix="pass labels too: eclab.Lab(model, x, y)",
             )
         return self.race
+
+    @property
+    def size(self) -> int:
+        """Bytes it holds, roughly: weights, gradients and one buffer of each lane."""
+        return 12 * self.net.num_weights * (len(self.lanes) + 1)
 
     @property
     def device(self) -> str:

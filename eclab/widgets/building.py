@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eclab.errors import SettingError, SpecError
-from eclab.widgets import presets
+from eclab.widgets import laning, presets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,4 +100,6 @@ def with_preset(setup: Setup, name: str) -> tuple[Setup, str]:
     data = setup.data if setup.data is not None and setup.data.name == preset.data else eclab.data.load(preset.data)
     spec = NetworkSpec.parse(preset.network).for_data((data.features,), data.num_classes)
     found = replace(setup, spec=spec, model=None, x=None, data=data)
-    return found.having(lr=preset.lr, epochs=preset.epochs, unbalance=preset.unbalance, start="skeleton"), preset.why
+    lanes = laning.without_rates(setup.settings.lanes)
+    settings = {"lr": preset.lr, "epochs": preset.epochs, "unbalance": preset.unbalance, "start": "skeleton"}
+    return found.having(lanes=lanes, **settings), preset.why

@@ -30,7 +30,23 @@ ASIDE_ENDS = 20.0
 BREATH_EVERY, BREATH = 0.010, 0.001
 """Seconds: so often the thread sleeps while it trains, and so long."""
 
-_INTERRUPTING = frozenset({"pause", "stop", "reset", "spec", "edit", "preset", "data", "start", "undo", "redo"})
+_INTERRUPTING = frozenset(
+    {
+        "pause",
+        "stop",
+        "reset",
+        "spec",
+        "edit",
+        "preset",
+        "data",
+        "start",
+        "undo",
+        "redo",
+        "rewind",
+        "lane_add",
+        "lane_remove",
+    }
+)
 """Commands that a step under way need not finish for."""
 
 

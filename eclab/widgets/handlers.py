@@ -32,8 +32,8 @@ class Handlers:
         """A page is there, new or reloaded: it gets everything."""
         self._lab.gate.open()
         self._lab.show_all()
-        lab, lanes = self._lab, list(self._lab.bench.lanes)
-        lab.defer(lambda: compiled_charts(lanes), lambda charts: lab.emit(Message.plain("charts", charts=charts)))
+        lab = self._lab
+        lab.defer(compiled_charts, lambda charts: lab.emit(Message.plain("charts", charts=charts)))
 
     def history(self) -> Message:
         """A page has missed a part of the curves."""
@@ -58,39 +58,35 @@ class Handlers:
 
     def spec(self, spec: str) -> None:
         """Another network, from its JSON."""
-        self._lab.stand_on(building.with_spec(self._lab.setup, NetworkSpec.from_json(spec)))
+        self._lab.acts.build(building.with_spec(self._lab.setup, NetworkSpec.from_json(spec)), "network from a file")
 
     def edit(self, op: str, **asked: Any) -> None:
         """One change of the network."""
-        self._lab.stand_on(building.edited(self._lab.setup, op, asked))
+        self._lab.acts.build(building.edited(self._lab.setup, op, asked), _EDITS[op])
 
     def preset(self, name: str) -> Message | None:
         """A network to start from, or a race with a known outcome."""
         setup, why = building.with_preset(self._lab.setup, name)
-        self._lab.stand_on(setup)
+        self._lab.acts.build(setup, f"preset {name}")
         return _info("build", why) if why else None
 
     def data(self, name: str) -> Message | None:
         """Other data."""
         setup, done = building.with_data(self._lab.setup, name)
-        self._lab.stand_on(setup)
+        self._lab.acts.build(setup, f"data {name}")
         return _info("build", done) if done else None
 
     def start(self, start: str) -> None:
         """Where lanes start from."""
-        self._lab.stand_on(self._lab.setup.having(start=start))
+        self._lab.acts.build(self._lab.setup.having(start=start), "start")
 
-    def undo(self) -> None:
-        """Back to the network before."""
-        if not self._lab.setups.can_undo:
-            raise SettingError("there is nothing to undo")
-        self._lab.go(self._lab.setups.undo, self._lab.setups.redo)
+    def undo(self) -> Message:
+        """Take back what was done last."""
+        return _quiet(f"undone: {self._lab.acts.undo()}")
 
-    def redo(self) -> None:
-        """On to the network after."""
-        if not self._lab.setups.can_redo:
-            raise SettingError("there is nothing to redo")
-        self._lab.go(self._lab.setups.redo, self._lab.setups.undo)
+    def redo(self) -> Message:
+        """Do again what was undone last."""
+        return _quiet(f"done again: {self._lab.acts.redo()}")
 
     def save(self) -> Message:
         """The network as a file."""
@@ -119,21 +115,35 @@ class Handlers:
 
     def reset(self) -> None:
         """Back to the start, with the settings as they are now."""
-        self._lab.reset()
+        self._lab.acts.reset()
+
+    def rewind(self, step: int | None, factor: float) -> None:
+        """Back to before a lane diverged, or before a step."""
+        self._lab.acts.rewind(step, factor)
+
+    def lane_add(self, kind: str, lr: float | None) -> Message:
+        """One lane more."""
+        return _info("timeline", self._lab.acts.add_lane(kind, lr))
+
+    def lane_remove(self, lane: str) -> Message:
+        """One lane less."""
+        return _info("timeline", self._lab.acts.remove_lane(lane))
 
     def lr(self, lane: str | None, value: float) -> None:
         """A lane's learning rate, or that of all."""
-        self._lab.set_lr(lane, value)
+        self._lab.acts.set_lr(lane, value)
 
     def batch(self, value: int) -> None:
         """Samples a step."""
-        self._lab.bench.need_race().set_batch_size(value)
-        self._lab.keep(batch_size=value)
+        self._lab.acts.set_batch_size(value)
+
+    def epochs(self, value: int) -> None:
+        """Passes over the data."""
+        self._lab.acts.set_epochs(value)
 
     def decay(self, value: float) -> None:
         """Weight decay of all lanes."""
-        self._lab.bench.need_race().set_weight_decay(value)
-        self._lab.keep(weight_decay=value)
+        self._lab.acts.set_decay(value)
 
     def map(self, on: bool) -> None:
         """Show or hide the decision map."""
@@ -145,23 +155,27 @@ class Handlers:
 
     def rescale(self, layer: str, unit: int | None, c: float, commit: bool, lanes: str) -> Message:
         """Rescale a unit or a layer; answers with what the inspector shows of it."""
-        shown = self._lab.lane()
-        chosen = self._lab.bench.running(shown.name if lanes == "one" else None)
-        self._lab.scaling.drag(layer, unit, c, chosen, commit=commit)
-        self._lab.weights_changed()
-        return self._lab.inspect_units(shown, self._lab.bench.picture.number(layer), unit)
+        lab, shown = self._lab, self._lab.lane()
+        chosen = lab.bench.running(shown.name if lanes == "one" else None)
+        lab.acts.rescale(
+            f"scale of layer {layer}" if unit is None else f"scale of unit {layer}[{unit}]",
+            lambda: lab.scaling.drag(layer, unit, c, chosen, commit=commit),
+            over=commit,
+        )
+        return lab.inspect_units(shown, lab.bench.picture.number(layer), unit)
 
     def unbalance(self, sigma: float) -> Message:
         """Rescale all units at random; no output changes."""
-        self._lab.scaling.unbalance(sigma)
-        self._lab.weights_changed()
+        self._lab.acts.rescale("unbalance", lambda: self._lab.scaling.unbalance(sigma))
         return _info("classes", f"all free units rescaled at random, σ = {sigma:g}; no output has changed")
 
     def unscale(self) -> Message:
         """Take back what was rescaled since the last training step."""
-        undone = self._lab.scaling.undo()
-        self._lab.weights_changed()
-        return _info("classes", "all scales are back at 1" if undone else "no unit was rescaled since the last step")
+        scaling = self._lab.scaling
+        if not scaling.moved:
+            return _info("classes", "no unit was rescaled since the last step")
+        self._lab.acts.rescale("reset of the scales", scaling.undo)
+        return _info("classes", "all scales are back at 1")
 
     def same(self, a: str | None, b: str | None) -> Message:
         """Whether two lanes are members of one class."""
@@ -187,5 +201,19 @@ class Handlers:
         return Message.plain("paths", **inspecting.paths(self._lab.bench, self._lab.lane(), k, active))
 
 
+_EDITS = {
+    "add": "new layer",
+    "remove": "removal of a layer",
+    "widen": "width of a layer",
+    "activation": "activation",
+    "bias": "bias",
+}
+
+
 def _info(where: str, text: str) -> Message:
     return Message.plain("message", level="info", where=where, text=text)
+
+
+def _quiet(text: str) -> Message:
+    """For screen readers; everybody else sees it happen."""
+    return Message.plain("message", level="quiet", where="stage", text=text)

@@ -188,6 +188,7 @@ def lane_facts(bench: Bench, lane: LaneView, now: Measure) -> dict[str, Any]:
         "verdict": lane.verdict,
         "lr": lane.lr,
         "guarded": lane.guarded,
+        "rebased": lane.rebased,
         "steps_per_second": None if race is None else finite(race.steps_per_second(lane.name)),
         "after": _finite(now.norms(every)),
         "why": now.why,

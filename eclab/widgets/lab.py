@@ -155,7 +155,39 @@ class Lab(anywidget.AnyWidget):
     def reset(self) -> None:
         """Back to the start, with the settings as they are now."""
         self._session.interrupt()
-        self._call(self._session.reset)
+        self._call(self._session.acts.reset)
+
+    def rewind(self, step: int | None = None) -> None:
+        """Back to the last moment kept before a step; without one, to before the first lane diverged.
+
+        Raises:
+            SettingError: no such moment was kept.
+        """
+        self._session.interrupt()
+        self._call(lambda: self._session.acts.rewind(step))
+
+    def undo(self) -> str:
+        """Take back what was done last, by the page or from here; returns what it was."""
+        self._session.interrupt()
+        return self._call(self._session.acts.undo)
+
+    def redo(self) -> str:
+        """Do again what was undone last; returns what it is."""
+        self._session.interrupt()
+        return self._call(self._session.acts.redo)
+
+    def add_lane(self, kind: str, lr: float | None = None) -> None:
+        """Let one optimizer more race; a race that has begun starts anew, so that all lanes see the same.
+
+        Args:
+            kind: as in ``lanes``, such as ``"sgd"``.
+            lr: its learning rate; without it that of the first lane, or a small one for adaptive optimizers.
+        """
+        self._call(lambda: self._session.acts.add_lane(kind, lr))
+
+    def remove_lane(self, lane: str) -> None:
+        """Take a lane out of the race; the others go on where they are."""
+        self._call(lambda: self._session.acts.remove_lane(lane))
 
     def run(self, steps: int | None = None, epochs: int | None = None) -> Result:
         """Train, and block until it is done; the page follows.
@@ -180,7 +212,7 @@ class Lab(anywidget.AnyWidget):
 
     def set_lr(self, lr: float, lane: str | None = None) -> None:
         """Change the learning rate of a lane, or of all, from the next step on."""
-        self._call(lambda: self._session.set_lr(lane, lr))
+        self._call(lambda: self._session.acts.set_lr(lane, lr))
 
     def rescale(self, layer: str, unit: int | None, c: float, lane: str | None = None) -> None:
         """Rescale a unit, or with None all free units of a layer, by ``c > 0``; no output changes.

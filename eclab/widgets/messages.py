@@ -162,6 +162,7 @@ def lane_now(lane: LaneView, latest: Mapping[str, float]) -> dict[str, Any]:
         "test_acc": finite(latest.get("test_acc")),
         "verdict": lane.verdict,
         "guarded": lane.guarded,
+        "rebased": lane.rebased,
     }
 
 

@@ -39,6 +39,19 @@ class Base:
     before_drag: dict[str, Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where all lanes stood in their classes at one time: what a rescaling is undone to.
+
+    Attributes:
+        age: how often a training step had made rescalings final by then.
+        totals: by lane and layer, the factors since.
+    """
+
+    age: int
+    totals: dict[str, dict[str, Tensor]]
+
+
 class Scaling:
     """The rescalings since the last training step.
 
@@ -52,6 +65,7 @@ class Scaling:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._bases: dict[str, Base] = {}
+        self._age = 0
         self._dragged = 0.0
         self._marks: dict[tuple[str, int | None, str], Event] = {}
 
@@ -61,6 +75,11 @@ class Scaling:
         if time.monotonic() - self._dragged > DRAG_ENDS:
             self.end_drag()
         return any(base.before_drag is not None for base in self._bases.values())
+
+    @property
+    def moved(self) -> bool:
+        """Whether a unit was rescaled since the last training step."""
+        return any(base.totals for base in self._bases.values())
 
     def totals(self, lane: LaneView) -> dict[str, Tensor]:
         """The factors of a lane by layer, for the layers that have any."""
@@ -73,8 +92,42 @@ class Scaling:
 
     def forget(self) -> None:
         """A training step was taken: from now on its weights are what rescalings start from."""
+        self._age += 1
         self._bases.clear()
         self._marks.clear()
+
+    def place(self) -> Place:
+        """Where the lanes stand now."""
+        return Place(self._age, {lane.name: dict(self.totals(lane)) for lane in self._bench.lanes})
+
+    def move(self, here: Place, there: Place) -> None:
+        """Rescale all running lanes by what leads from one place to another.
+
+        As long as no training step came in between, that gives the same bits as were there then.
+        """
+        self.end_drag()
+        lanes = [lane for lane in self._bench.running() if lane.name in there.totals]
+        bases = {lane.name: self._base(lane) for lane in lanes}
+        wanted = {
+            name: there.totals[name]
+            if there.age == self._age
+            else _times(_times(base.totals, there.totals[name]), _inverse(here.totals[name]))
+            for name, base in bases.items()
+        }
+        self._apply(lanes, wanted)
+        for name, base in bases.items():
+            base.totals = wanted[name]
+        self._marks.clear()
+
+    def take_over(self, old: Scaling) -> None:
+        """The rescalings of another bench whose lanes stand here with the same weights; new lanes have the first's."""
+        first = next(iter(old._bases.values()), None)
+        for lane in self._bench.lanes if first is not None else ():
+            known = any(lane.name == one.name for one in old._bench.lanes)
+            base = old._bases.get(lane.name) if known else first
+            if base is not None:
+                state = {name: value.clone() for name, value in base.state.items()}
+                self._bases[lane.name] = Base(state, base.measure, dict(base.totals))
 
     def end_drag(self) -> None:
         """What was dragged stays where it is."""
@@ -124,18 +177,16 @@ class Scaling:
         for name, base in bases.items():
             base.totals = wanted[name]
 
-    def undo(self) -> int:
-        """Take back all rescalings since the last training step; returns how many lanes had any."""
+    def undo(self) -> None:
+        """Take back all rescalings since the last training step."""
         for lane in self._bench.lanes:
             base = self._bases.get(lane.name)
             if base is not None:
                 lane.net.model.load_state_dict(base.state)
-        count = len(self._bases)
         race = self._bench.race
-        if race is not None and count:
+        if race is not None:
             race.events[:] = [e for e in race.events if not (e.kind == "rescale" and e.step == race.position)]
         self.forget()
-        return count
 
     def _factors(self, layer: str, unit: int | None, c: float) -> Tensor:
         number = self._bench.picture.number(layer)
@@ -197,6 +248,10 @@ def _times(totals: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[
     """Scales by layer, multiplied in float64."""
     more = {name: values.double().cpu() for name, values in factors.items()}
     return {**totals, **{name: values * totals.get(name, torch.ones_like(values)) for name, values in more.items()}}
+
+
+def _inverse(totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: 1 / values for name, values in totals.items()}
 
 
 def _copy(lane: LaneView) -> dict[str, Any]:

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from eclab.errors import EclabError, SettingError
 from eclab.race.settings import whole
 from eclab.widgets import inspecting, messages
+from eclab.widgets.acts import Acts
 from eclab.widgets.bench import Bench, LaneView, Setup
 from eclab.widgets.commands import parse
 from eclab.widgets.frames import FrameGate
 from eclab.widgets.handlers import Handlers
-from eclab.widgets.history import History
 from eclab.widgets.measure import Measure, measure
 from eclab.widgets.messages import Message
-from eclab.widgets.scaling import Scaling
 from eclab.widgets.stating import state_message
 
 if TYPE_CHECKING:
     from eclab.race.store import Result
+    from eclab.widgets.scaling import Scaling
 
 log = logging.getLogger("eclab")
 
@@ -36,7 +36,7 @@ MAP_PAUSE = 0.4
 
 
 class LabSession:
-    """Everything the lab is, except the page: a bench with its undo history, a race that plays, rescalings, a map.
+    """Everything the lab is, except the page: a bench, what was done to it, a race that plays, rescalings, a map.
 
     All methods are for one thread; only :meth:`interrupt` may be called from others.
 
@@ -46,6 +46,7 @@ class LabSession:
 
     Attributes:
         bench: what stands in the lab now.
+        acts: all that can be undone.
         playing: whether the race goes on by itself.
         changed: whether there is something the page has not seen.
         viewed: the lane whose network the page shows.
@@ -66,7 +67,7 @@ class LabSession:
         self._until: int | None = None
         self._map_on, self._map_at = False, 0.0
         self.stand(Bench(setup))
-        self.setups = History(setup)
+        self.acts = Acts(self)
         self._handlers = Handlers(self)
 
     # -- for the driver -----------------------------------------------------------------------------------------------
@@ -124,7 +125,12 @@ class LabSession:
     @property
     def setup(self) -> Setup:
         """What stands in the lab, as it was asked for."""
-        return self.setups.value
+        return self.bench.setup
+
+    @property
+    def scaling(self) -> Scaling:
+        """The rescalings since the last training step."""
+        return self.bench.scaling
 
     def lane(self, name: str | None = None) -> LaneView:
         """A lane; without a name the one the page shows."""
@@ -135,9 +141,14 @@ class LabSession:
         race = self.bench.need_race()
         if race.finished:
             diverged = all(lane.state == "diverged" for lane in self.bench.lanes)
-            fix = "reset it, and lower the learning rate" if diverged else "reset it, or give it more epochs"
+            fix = (
+                "rewind it, or lower the learning rate and reset it" if diverged else "reset it, or give it more epochs"
+            )
             raise SettingError("the race is over", fix=fix)
         self.scaling.end_drag()
+        if not self.playing:
+            self.acts.travel("training")
+            self.bench.moments.pass_by(race)
         self._until, self.failure = until, None
         self.playing = self.changed = True
 
@@ -162,37 +173,11 @@ class LabSession:
             raise problem
         return self.bench.need_race().result()
 
-    def reset(self) -> None:
-        """Back to the start, with the settings as they are now."""
-        self.bench.need_race().reset()
-        self.stand(self.bench)
-        self.show_all()
-
-    def set_lr(self, lane: str | None, lr: float) -> None:
-        """The learning rate of a lane, or of all; it holds for the network's next build too."""
-        race = self.bench.need_race()
-        race.set_lr(lane, lr)
-        self.keep(lr={one.name: one.lr for one in race.lanes})
-
     def rescale(self, layer: str, unit: int | None, c: float, lane: str | None) -> None:
         """Rescale a unit or a layer of one lane, or of all."""
-        lanes = (
-            [self.bench.lane(lane)]
-            if lane is not None
-            else [one for one in self.bench.lanes if one.state != "diverged"]
-        )
-        self.scaling.drag(layer, unit, c, lanes, commit=True)
-        self.weights_changed()
-
-    def stand_on(self, setup: Setup, *, remember: bool = True) -> None:
-        """Build another setup and put it in place of this one; if it cannot be built, this one stays."""
-        bench = Bench(setup)
-        bench.picture.keep_windows(self.bench.picture)
-        self.stand(bench)
-        if remember:
-            self.setups.push(setup)
-        self.on_new_network()
-        self.show_all()
+        lanes = self.bench.running() if lane is None else [self.bench.lane(lane)]
+        what = f"scale of layer {layer}" if unit is None else f"scale of unit {layer}[{unit}]"
+        self.acts.rescale(what, lambda: self.scaling.drag(layer, unit, c, lanes, commit=True))
 
     def now(self, lane: LaneView) -> Measure:
         """The lane's measure as its weights are now."""
@@ -215,11 +200,21 @@ class LabSession:
             "run": self.run,
             "lanes": [messages.lane_now(one, self._latest.get(one.name, {})) for one in self.bench.lanes],
             **messages.race_now(race, self.playing),
+            "undo": self.acts.deeds.undoable,
+            "redo": self.acts.deeds.redoable,
+            "rewind": self._rewind_step(),
             "curve": {"from": self._sent - len(rows), "rows": len(rows), "columns": list(messages.CURVE_COLUMNS)},
             **where,
             "scales": messages.scales_shown(picture, self.scaling.totals(lane)),
         }
         return Message(content, [rows.tobytes(), blocks])
+
+    def _rewind_step(self) -> int | None:
+        """Where rewinding goes to, once a lane has diverged."""
+        if all(lane.state != "diverged" for lane in self.bench.lanes):
+            return None
+        moment = self.acts.rewindable()
+        return None if moment is None else moment.position
 
     # -- for the commands ---------------------------------------------------------------------------------------------
 
@@ -243,7 +238,7 @@ class LabSession:
         return self.setup.spec.to_json(indent=1)
 
     def stand(self, bench: Bench) -> None:
-        self.bench, self.scaling = bench, Scaling(bench)
+        self.bench = bench
         self.run += 1
         self.playing, self._until = False, None
         self._measures: dict[str, Measure] = {}
@@ -264,6 +259,7 @@ class LabSession:
             self.scaling.forget()
             self._measures.clear()
             self._map_stale = True
+            self.bench.moments.pass_by(race)
         if not records or race.finished or (self._until is not None and race.position >= self._until):
             self.playing = False
 
@@ -271,18 +267,6 @@ class LabSession:
         self.playing, self.failure = False, problem
         self.changed = True
         self._tell("error", "timeline", text, None)
-
-    def go(self, there: Callable[[], Setup], back: Callable[[], Setup]) -> None:
-        try:
-            self.stand_on(there(), remember=False)
-        except BaseException:
-            back()
-            raise
-
-    def keep(self, **changes: Any) -> None:
-        """What was set while it runs also holds for the network's next build."""
-        self.setups.replace(self.setup.having(**changes))
-        self.show_state()
 
     def weights_changed(self) -> None:
         self._measures.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eclab.network.spec import ACTIVATIONS
+from eclab.race.lanes import kinds, parse_lanes
 from eclab.widgets import messages, presets
 from eclab.widgets.messages import Message
 from eclab.widgets.picture import MOST_UNITS
@@ -33,8 +34,7 @@ def state_message(session: LabSession) -> Message:
         "links": messages.links(picture),
         "skeleton": {"tree": picture.shown(picture.tree), "b": picture.shown(picture.b)},
         "lanes": [lane_facts(lane) for lane in bench.lanes],
-        "can_undo": session.setups.can_undo,
-        "can_redo": session.setups.can_redo,
+        "kinds": lane_kinds() if race is not None else [],
         "is_2d": session.is_2d,
         "own_model": setup.spec is None,
         "trainable": race is not None,
@@ -73,6 +73,11 @@ def facts(bench: Bench) -> dict[str, Any]:
 def lane_facts(lane: LaneView) -> dict[str, Any]:
     """What a lane is called and how it is shown."""
     return {"name": lane.name, "label": lane.label, "colour": lane.colour, "lr": lane.lr}
+
+
+def lane_kinds() -> list[dict[str, Any]]:
+    """What can race."""
+    return [{"name": name, "label": parse_lanes([name])[0].label} for name in kinds()]
 
 
 def datasets() -> list[dict[str, Any]]:

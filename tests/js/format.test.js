@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { brief, change, count, num, parseNumber, percent, product, shortCount, superscript, times } from "../../eclab/static/format.js";
+import { brief, change, count, num, parseNumber, percent, product, shortCount, superscript, times, typed } from "../../eclab/static/format.js";
 
 test("numbers have a fixed count of significant digits and true signs", () => {
   assert.equal(num(0.9123), "0.912");
@@ -62,4 +62,10 @@ test("typed numbers", () => {
   assert.equal(parseNumber("× 5"), 5);
   assert.ok(Number.isNaN(parseNumber("abc")));
   assert.ok(Number.isNaN(parseNumber("")));
+});
+
+test("what stands in a field can be typed, and read back", () => {
+  assert.deepEqual([0.1, 0.003, 2e-6, 1e9, 0, 0.30000001, 100].map(typed), ["0.1", "0.003", "2e-6", "1e9", "0", "0.3", "100"]);
+  assert.equal(typed(null), "");
+  for (const x of [1e9, 2.5e-7, 0.05]) assert.equal(parseNumber(typed(x)), x);
 });

@@ -107,18 +107,19 @@ test("decision maps: sure is strong, unsure is the ground", () => {
 });
 
 test("of events that stand close together the gravest is named", () => {
-  const marks = eventMarks([{ step: 100, text: "lr 0.1", kind: "lr" }, { step: 110, text: "diverged", kind: "diverged" }, { step: 900, text: "lr 0.2", kind: "lr" }], 1000);
+  const marks = eventMarks([{ step: 100, text: "lr 0.1", kind: "lr" }, { step: 110, text: "diverged", kind: "diverged" }, { step: 900, text: "lr 0.2", kind: "lr" }], [0, 1000]);
   assert.deepEqual(marks.map((m) => m.text), ["", "diverged", "lr 0.2"]);
   assert.deepEqual(marks.map((m) => m.x), [100, 110, 900]);
 });
 
 test("a specification gets the page's colours and axis, and stays itself", () => {
-  const spec = { scales: [{ name: "y", type: "log" }, { name: "color", range: ["#000000"] }], axes: [{ scale: "y", gridColor: "#eceff2", grid: true }, { scale: "x" }] };
+  const spec = { scales: [{ name: "y", type: "log" }, { name: "color", domain: ["0", "1"], range: ["#000000", "#111111"] }, { name: "strokeDash", domain: ["0", "1"], range: [[1, 0], [6, 2]] }], axes: [{ scale: "y", gridColor: "#eceff2", grid: true }, { scale: "x" }] };
   const kept = structuredClone(spec);
-  const dressed = dressedSpec(spec, { colours: ["#cf7a1f"], log: false, read: () => "#262c33" });
+  const dressed = dressedSpec(spec, { lanes: [{ label: "Adam", place: 1, colour: "#cf7a1f" }], log: false, read: () => "#262c33" });
   assert.deepEqual(spec, kept);
   assert.equal(dressed.scales[0].type, "linear");
-  assert.deepEqual(dressed.scales[1].range, ["#cf7a1f"]);
+  assert.deepEqual([dressed.scales[1].domain, dressed.scales[1].range], [["Adam"], ["#cf7a1f"]]);
+  assert.deepEqual([dressed.scales[2].domain, dressed.scales[2].range], [["Adam"], [[6, 2]]]);
   assert.equal(dressed.axes[0].gridColor, "#262c33");
-  assert.equal(dressedSpec(spec, { colours: [], log: null, read: () => "#262c33" }).scales[0].type, "log");
+  assert.equal(dressedSpec(spec, { lanes: [], log: null, read: () => "#262c33" }).scales[0].type, "log");
 });
