@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -88,13 +90,14 @@ def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(
         return step(race)
 
     monkeypatch.setattr(Race, "step", interrupted)
-    assert main([*RACE, "--epochs", "2", "--out", "here", "--momentum", "0.9"]) == 130
-    assert "stopped after step 5; go on with: eclab race --resume here" in capsys.readouterr().err
-    assert not Path("here/config.json").exists()
+    words = [*RACE, "--epochs", "2", "--limit", "900", "--momentum", "0.9"]
+    assert main([*words, "--out", "it is here"]) == 130
+    assert "stopped after step 5; go on with: eclab race --resume 'it is here'" in capsys.readouterr().err
+    assert not Path("it is here/config.json").exists()
     monkeypatch.setattr(Race, "step", step)
-    assert main(["race", "--resume", "here", "--device", "cpu"]) == 0
-    assert main([*RACE, "--epochs", "2", "--out", "straight", "--momentum", "0.9"]) == 0
-    one, other = load("here"), load("straight")
+    assert main(["race", "--resume", "it is here", "--device", "cpu"]) == 0
+    assert main([*words, "--out", "straight"]) == 0
+    one, other = load("it is here"), load("straight")
     assert one.frame["loss"].equals(other.frame["loss"])
     assert all(torch.equal(one.weights["ec-sgd"][name], w) for name, w in other.weights["ec-sgd"].items())
 
@@ -126,6 +129,9 @@ BAD = {
     "--net 64-8-10 --lr 0": "the learning rate is 0",
     "--net 64-8-10 --lr nan": "the learning rate is nan",
     "--net 64-8-10 --lr fast": "the learning rate is 'fast'",
+    "--net 64-8-10 --lr sgd=0.1,sgd=0.2,ec-sgd=1": "name a lane twice",
+    "--net 64-8-10 --unbalance 1000": "an unbalance of 1000",
+    "--net 64-8-10 --seed 9223372036854775808": "the seed is 9223372036854775808",
     "--net 64-8-10 --lr adam=1": "adam",
     "--net 64-8-10 --lanes adamant": "there is no lane 'adamant'",
     "--net 64-8-10 --epochs 0": "the number of epochs is 0",
@@ -151,6 +157,51 @@ def test_an_existing_run_is_refused_before_anything_is_trained(
     capsys.readouterr()
     monkeypatch.setattr(Race, "step", lambda _: pytest.fail("it trained"))
     assert "already holds a finished run" in refused(capsys, *RACE, "--out", "here")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").write_text("in the way")
+    monkeypatch.setattr(Race, "step", lambda _: pytest.fail("it trained"))
+    for folder in ("file", "file/below"):
+        assert "cannot be written" in refused(capsys, *RACE, "--out", folder)
+    assert Path("file").read_text() == "in the way"
+
+
+def test_without_a_terminal_there_is_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RACE, "--epochs", "2", "--out", "here"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:12] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert all(re.search(r"SGD [\d.]+ %  EC-SGD [\d.]+ %", line) for line in lines)
+    assert sorted(one.name for one in Path("here").iterdir()) == [
+        *("checkpoint.safetensors", "config.json"),
+        *("metrics.parquet", "weights"),
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar() -> None:
+    import pty
+    import subprocess
+    import sys
+
+    above, below = pty.openpty()
+    words = [sys.executable, "-c", "import sys; from eclab.cli import main; sys.exit(main())", *RACE]
+    done = subprocess.Popen([*words, "--epochs", "1", "--out", "here"], stdout=below, stderr=below, stdin=below)
+    os.close(below)
+    shown = b""
+    with suppress(OSError):  # Linux ends the reading with an error when the other side is closed
+        while piece := os.read(above, 4096):
+            shown += piece
+    os.close(above)
+    assert done.wait(timeout=60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "8/8" in text
+    assert "━" in text
+    assert text.index("8/8") < text.index("test acc.") < text.index("run written to here")
+    table = [line for line in re.split(r"[\r\n]+", text) if line.startswith(("lane ", "SGD  ", "EC-SGD  "))]
+    assert len(table) == 3
+    assert max(map(len, table)) <= 80
 
 
 def test_truncated_checkpoints_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +230,9 @@ def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert "usage: eclab" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["sing"], ["race", "--loud"], ["race", "--epochs", "two"]])
+@pytest.mark.parametrize(
+    "words", [[], ["sing"], ["race", "--loud"], ["race", "--epochs", "two"], ["race", "--out", " "]]
+)
 def test_unknown_words_end_with_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(words)
@@ -273,8 +326,15 @@ def test_lab_opens_the_notebook(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr("subprocess.call", call)
     Path("notebooks").mkdir()
     Path("notebooks/00-lab.ipynb").write_text(json.dumps(lab.template()))
+    monkeypatch.setattr(lab, "is_root", lambda: False)
     assert main(["lab", "--port", "9000", "--no-browser"]) == 0
     assert called[0][1:] == ["-m", "jupyterlab", str(lab.NOTEBOOK), "--port", "9000", "--no-browser"]
+    monkeypatch.setattr(lab, "is_root", lambda: True)
+    assert main(["lab"]) == 0
+    assert called[1][1:] == ["-m", "jupyterlab", str(lab.NOTEBOOK), "--allow-root"]
+    assert "the port is 65536" in refused(capsys, "lab", "--port", "65536")
+    assert "the port is -1" in refused(capsys, "lab", "--port", "-1")
+    assert len(called) == 2
     assert "there is no notebook other.ipynb" in refused(capsys, "lab", "other.ipynb")
 
 

@@ -66,6 +66,8 @@ def test_an_unknown_name_lists_the_known_ones(name: str, fix: str) -> None:
         ({"name": "spiral", "noise": True}, "the noise is True"),
         ({"name": "spiral", "samples": 1}, "the number of samples is 1"),
         ({"name": "spiral", "samples": 2.5}, "the number of samples is 2.5"),
+        ({"name": "spiral", "samples": 10**13}, "the number of samples is 10000000000000"),
+        ({"name": "mnist", "root": 5}, "the root folder is 5"),
     ],
 )
 def test_settings_that_are_refused(arguments: dict[str, Any], said: str) -> None:
@@ -99,6 +101,23 @@ def test_pictures_are_standardised_by_their_training_part() -> None:
     x = data.load().x_train.double()
     assert abs(x.mean().item()) < 1e-6
     assert abs(x.std(correction=0).item() - 1) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "digits", "seed": 3, "limit": 50},
+        {"name": "spiral", "seed": 2, "noise": 0.3, "samples": 20},
+        {"name": "xor"},
+        {"name": "digits"},
+    ],
+)
+def test_the_recipe_gives_the_same_again(arguments: dict[str, Any]) -> None:
+    d = data.load(**arguments)
+    assert same(d, data.load(**d.recipe))
+    assert arguments.items() <= d.recipe.items()
+    assert d.flat().to(dtype=torch.float64).recipe == d.recipe
+    assert data.wrap((d.x_train, d.y_train)).recipe == {}
 
 
 def test_limit_keeps_the_first_of_both() -> None:

@@ -151,8 +151,8 @@ POINT = torch.zeros(2)
         ((X, torch.tensor(0)), "shape ()"),
         ((X, Y - 1), "the smallest of the training labels is -1"),
         ((X, np.array([0, 1, 0, 2**63], dtype=np.uint64)), "the smallest of the training labels is -"),
-        ((X, Y * 0), "own data has 1 classes"),
-        ((X, Y * 10**9), "own data has 1000000001 classes"),
+        ((X, Y * 0), "own data has one class only"),
+        ((X, Y * 10**9), "own data has the label 1,000,000,000"),
         (Stream(), "has no length"),
         (Items(), "is empty"),
         (Items(POINT), "item 0 of the training data is a Tensor"),
@@ -173,9 +173,13 @@ def test_own_data_that_are_refused(train: Any, said: str) -> None:
         ({"test": (X, Y[:1])}, "4 test samples and 1 labels"),
         ({"test": (np.ones((4, 3)), Y)}, "training samples of shape (2,) and test samples of shape (3,)"),
         ({"test": (X, Y + 1), "num_classes": 2}, "the test labels of own data go from 1 to 2"),
-        ({"num_classes": 1}, "has 1 classes"),
-        ({"num_classes": 2.0}, "has 2.0 classes"),
-        ({"num_classes": True}, "has True classes"),
+        ({"num_classes": 1}, "the number of classes of own data is 1"),
+        ({"num_classes": 2.0}, "the number of classes of own data is 2.0"),
+        ({"num_classes": True}, "the number of classes of own data is True"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"seed": 1.5}, "the seed is 1.5"),
+        ({"name": ""}, "the name of the data is ''"),
+        ({"name": None}, "the name of the data is None"),
         ({"test_share": 0}, "the test share is 0"),
         ({"test_share": 1.0}, "the test share is 1.0"),
         ({"test_share": float("nan")}, "the test share is nan"),
@@ -187,6 +191,31 @@ def test_own_data_that_are_refused(train: Any, said: str) -> None:
 )
 def test_settings_of_own_data_that_are_refused(arguments: dict[str, Any], said: str) -> None:
     assert said in refused(lambda: data.wrap((X, Y), **arguments))
+
+
+@pytest.mark.parametrize(
+    ("labels", "fix"),
+    [
+        (np.eye(4, dtype=int), "argmax"),
+        (Y[:, None], "y[:, 0]"),
+        (Y.astype(float), "astype(int)"),
+        (Y > 0, "astype(int)"),
+        (Y.astype(str), "return_inverse"),
+    ],
+)
+def test_labels_of_another_kind_come_with_the_way_to_convert_them(labels: Any, fix: str) -> None:
+    assert fix in refused(lambda: data.wrap((X, labels))).split("To fix it")[1]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers: Any = {"num_classes": np.int64(3), "seed": np.int8(1)}
+    assert data.wrap((X, Y), test_share=0.5, **numbers).num_classes == 3
+    numbers = {"noise": np.float32(0.25), "samples": np.int16(8)}
+    assert same(data.load("xor", **numbers), data.load("xor", noise=0.25, samples=8))
+
+
+def test_sparse_samples_are_taken_densely() -> None:
+    assert same(data.wrap((torch.tensor(X).to_sparse(), Y), test_share=0.5), data.wrap((X, Y), test_share=0.5))
 
 
 def test_more_classes_than_labels_seen() -> None:

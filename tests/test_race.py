@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import eclab
-from eclab.errors import DataError, EclabError, SettingError, SpecError
+from eclab.errors import DataError, EclabError, ScaleError, SettingError, SpecError
 from eclab.race import COLUMNS, Kind, Race, Record, RecordLog, kinds, parse_lanes, register
 from eclab.race.batches import BatchOrder
 from eclab.race.lanes import _KINDS
@@ -394,6 +394,25 @@ REFUSED: dict[str, tuple[dict[str, Any], type[EclabError], str]] = {
     "bad rate in a lane": ({"lanes": "sgd:fast"}, SettingError, "the learning rate in 'sgd:fast'"),
     "negative rate in a lane": ({"lanes": "sgd:-1"}, SettingError, "the learning rate of sgd is -1"),
     "unknown option": ({"lanes": [{"optimizer": "sgd", "gaurd": 1}]}, SettingError, "gaurd"),
+    "one empty lane": ({"lanes": "sgd,,ec-sgd"}, SettingError, "one of the lanes 'sgd,,ec-sgd' is empty"),
+    "lane in capitals": ({"lanes": "SGD"}, SettingError, "there is no lane 'SGD'.*write 'sgd'"),
+    "lane of a list": ({"lanes": [{"optimizer": ["sgd"]}]}, SettingError, r"there is no lane \['sgd'\]"),
+    "names that differ in case": (
+        {"lanes": [{"optimizer": "sgd", "name": "a"}, {"optimizer": "sgd", "name": "A"}]},
+        SettingError,
+        "two lanes are called 'A'",
+    ),
+    "blank label": ({"lanes": [{"optimizer": "sgd", "label": " "}]}, SettingError, "label"),
+    "option of NaN": (
+        {"lanes": [{"optimizer": "sgd", "dampening": math.nan}]},
+        SettingError,
+        "the dampening of sgd is nan",
+    ),
+    "options that torch refuses": (
+        {"lanes": [{"optimizer": "sgd", "nesterov": True}]},
+        SettingError,
+        "the lane sgd cannot be built: Nesterov",
+    ),
     "name twice": ({"lanes": [{"optimizer": "sgd", "name": "a"}] * 2}, SettingError, "two lanes are called 'a'"),
     "bad name": ({"lanes": [{"optimizer": "sgd", "name": "a b"}]}, SettingError, "a lane is called 'a b'"),
     "unknown data": ({"data": "nowhere"}, DataError, "nowhere"),
@@ -403,6 +422,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[EclabError], str]] = {
     "negative unbalance": ({"unbalance": -1.0}, SettingError, "the unbalance is -1"),
     "unknown start": ({"start": "zero"}, SettingError, "the start is 'zero'"),
     "unknown device": ({"device": "abacus"}, SettingError, "the device 'abacus'"),
+    "device without memory": ({"device": "meta"}, SettingError, "the device 'meta'"),
+    "device that is not there": ({"device": "cuda:99"}, SettingError, "the device 'cuda:99'"),
+    "seed beyond torch": ({"seed": 2**63}, SettingError, "the seed is 9223372036854775808"),
+    "unbalance beyond single precision": ({"unbalance": 500.0}, ScaleError, "an unbalance of 500 takes weights"),
     "negative seed": ({"seed": -1}, SettingError, "the seed is -1"),
     "half precision": ({"dtype": torch.float16}, SettingError, "the dtype is torch.float16"),
     "too few inputs": ({"model": "63-8-10"}, SettingError, "does not fit digits"),
@@ -425,6 +448,19 @@ def test_refused(case: str) -> None:
     with pytest.raises(kind, match=text) as caught:
         Race(settings.pop("model"), **settings)
     assert isinstance(caught.value, EclabError)
+
+
+def test_a_model_that_raises_is_refused_with_its_reason() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyError("no such part")
+
+    with pytest.raises(SettingError, match=r"does not fit digits.*no such part"):
+        Race(Broken(), "digits", device="cpu")
 
 
 def test_a_weight_without_gradient_is_refused_before_anything_is_trained() -> None:

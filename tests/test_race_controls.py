@@ -163,7 +163,8 @@ def test_unbalancing_mid_run_is_nothing_to_ec_sgd() -> None:
 
 
 @pytest.mark.parametrize(
-    "scales", [{"0": 0.0}, {"0": -1.0}, {"0": math.nan}, {"9": 2.0}, {"4": 2.0}, {"0": [1.0, 2.0]}]
+    "scales",
+    [{"0": 0.0}, {"0": -1.0}, {"0": math.nan}, {"9": 2.0}, {"4": 2.0}, {"0": [1.0, 2.0]}, {"0": "x"}, {"0": None}, "x"],
 )
 def test_a_bad_rescaling_changes_nothing(race: Race, scales) -> None:
     before = weights(race)

@@ -16,7 +16,8 @@ from torch import nn
 
 import eclab
 from eclab.errors import CheckpointError
-from eclab.race import COLUMNS, Race, load
+from eclab.network.spec import NetworkSpec
+from eclab.race import COLUMNS, Race, checkpoint, load
 from eclab.race.files import whole_file
 from eclab.race.interrupt import whole_steps
 
@@ -160,7 +161,21 @@ def _rewrite(path: Path, change) -> None:
         numbers = json.loads(file.metadata()["eclab.race"])
     tensors = load_file(str(path))
     change(numbers, tensors)
-    save_file(tensors, str(path), metadata={"eclab.race": json.dumps(numbers)})
+    text = json.dumps(numbers)
+    metadata = {"eclab.race": text, "eclab.checksum": checkpoint._checksum(text, tensors)}
+    save_file(tensors, str(path), metadata=metadata)
+
+
+def test_no_changed_byte_goes_unnoticed(tmp_path: Path) -> None:
+    race = small(momentum=0.9)
+    race.run(steps=3)
+    path = race.checkpoint(tmp_path / "a.safetensors")
+    content = path.read_bytes()
+    for at in range(0, len(content), max(1, len(content) // 199)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        _refused(race, path, "truncated|damaged|schema|no checkpoint|no JSON")
+    path.write_bytes(content)
+    race.restore(path)
 
 
 def test_checkpoints_of_another_race_change_nothing(tmp_path: Path) -> None:
@@ -174,6 +189,11 @@ def test_checkpoints_of_another_race_change_nothing(tmp_path: Path) -> None:
         tmp_path / "d.safetensors"
     )
     _refused(race, data, "other data")
+    double = small(dtype=torch.float64).checkpoint(tmp_path / "double.safetensors")
+    _refused(race, double, "a race in float64")
+    leaky = NetworkSpec.parse("64-12-12-10", activation="leaky_relu")
+    other = Race(leaky, "digits", device="cpu").checkpoint(tmp_path / "leaky.safetensors")
+    _refused(race, other, "computes something else")
     _refused(race, tmp_path / "nowhere.safetensors", "there is no checkpoint")
 
 
@@ -217,6 +237,30 @@ def test_newer_and_damaged_checkpoints_change_nothing(tmp_path: Path) -> None:
         _refused(race, path, text)
     save_file({"a": torch.zeros(1)}, str(tmp_path / "a.safetensors"))
     _refused(race, tmp_path / "a.safetensors", "no checkpoint of a race")
+    for text, said in (("[1]", "are a list"), ("{", "are no JSON"), ('{"schema": true}', "schema version True")):
+        save_file({"a": torch.zeros(1)}, str(tmp_path / "a.safetensors"), metadata={"eclab.race": text})
+        _refused(race, tmp_path / "a.safetensors", said)
+
+
+def test_a_checkpoint_knows_how_its_data_were_loaded(tmp_path: Path) -> None:
+    data = eclab.data.load("spiral", seed=4, noise=0.2, samples=90, limit=80)
+    race = Race("2-8-2", data, batch_size=20, device="cpu")
+    race.run(steps=3)
+    resumed = Race.resume(race.checkpoint(tmp_path / "a.safetensors"), device="cpu")
+    race.run(steps=3)
+    resumed.run(steps=3)
+    assert_same_race(resumed, race)
+    assert race.result().config["data"]["recipe"] == dict(data.recipe)
+
+
+def test_files_have_the_rights_the_user_gives_new_files(tmp_path: Path) -> None:
+    race = small()
+    race.run(steps=1)
+    (tmp_path / "plain").touch()
+    race.checkpoint(tmp_path / "a.safetensors")
+    race.result().save(tmp_path / "run")
+    rights = {one.stat().st_mode for one in tmp_path.rglob("*") if one.is_file()}
+    assert rights == {(tmp_path / "plain").stat().st_mode}
 
 
 def test_a_checkpoint_holds_no_pickle_and_is_one_file(tmp_path: Path) -> None:
@@ -371,8 +415,12 @@ def test_broken_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="schema version 99"):
         load(folder)
     (folder / "config.json").write_text(json.dumps({"schema": 1}))
-    with pytest.raises(CheckpointError, match="lacks events, lanes, rows"):
+    with pytest.raises(CheckpointError, match=r"lacks lanes, events, versions, .*rows"):
         load(folder)
+    for changes in ({"lanes": [{"name": "sgd"}]}, {"events": ["x"]}, {"lanes": None}, {"rows": "6"}, {"seed": None}):
+        (folder / "config.json").write_text(json.dumps({**form, **changes}))
+        with pytest.raises(CheckpointError, match=r"none|something else"):
+            load(folder)
     (folder / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is no run"):
         load(folder)

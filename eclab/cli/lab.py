@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -30,14 +31,23 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Find or write the notebook and start JupyterLab; its exit code."""
+    from eclab.race.settings import whole
+
     if find_spec("jupyterlab") is None:
         raise SettingError("JupyterLab is not installed", fix="pip install jupyterlab")
+    port = None if given.port is None else whole(given.port, "the port", most=65535)
     notebook = find_notebook(given.notebook)
     hint(f"eclab: opening {notebook}")
     words = [sys.executable, "-m", "jupyterlab", str(notebook)]
-    words += ["--port", str(given.port)] if given.port is not None else []
+    words += ["--port", str(port)] if port is not None else []
     words += ["--no-browser"] if given.no_browser else []
+    words += ["--allow-root"] if is_root() else []
     return subprocess.call(words)
+
+
+def is_root() -> bool:
+    """Whether this is the administrator, as in most containers; JupyterLab starts for him only when it is told to."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def find_notebook(wanted: Path | None) -> Path:

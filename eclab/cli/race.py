@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -61,21 +62,33 @@ def add(commands: Commands) -> None:
     parser.add_argument("--eval-every", type=int, metavar="N", help="steps between two test accuracies")
     parser.add_argument("--double", action="store_true", default=None, help="float64 instead of float32")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder for the run (default runs/<time>-<data>)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on from this run's checkpoint")
+    parser.add_argument(
+        "--out", type=_folder, metavar="DIR", help="new folder for the run (default runs/<time>-<data>)"
+    )
+    parser.add_argument("--resume", type=_folder, metavar="DIR", help="go on from this run's checkpoint")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the folder is blank")
+    return Path(text)
 
 
 def run(given: argparse.Namespace) -> int:
     """Race, print, write."""
+    from eclab.race.files import need_folder
+
     folder = _free_folder(given)
     race = _resumed(given) if given.resume else _new(given)
     if folder is None:
         folder = _new_folder(race.task.name)
+    need_folder(folder)
     try:
         _drain(race, folder)
     except KeyboardInterrupt:
         race.checkpoint(folder / "checkpoint.safetensors")
-        hint(f"eclab: stopped after step {race.position:,}; go on with: eclab race --resume {folder}")
+        go_on = f"eclab race --resume {shlex.quote(str(folder))}"
+        hint(f"eclab: stopped after step {race.position:,}; go on with: {go_on}")
         return 130
     race.checkpoint(folder / "checkpoint.safetensors")
     result = race.result()
@@ -161,30 +174,39 @@ def read_rates(text: str) -> float | dict[str, float]:
         if "=" not in text:
             return float(text)
         pairs = [part.partition("=") for part in text.split(",")]
-        return {name.strip(): float(rate) for name, _, rate in pairs}
+        rates = {name.strip(): float(rate) for name, _, rate in pairs}
     except ValueError as error:
         raise SettingError(
             f"the learning rate is {text!r}", allowed="a number such as 0.1, or lane=number,lane=number"
         ) from error
+    if len(rates) < len(pairs):
+        raise SettingError(f"the learning rates {text!r} name a lane twice", allowed="one rate a lane")
+    return rates
 
 
 def _drain(race: Race, folder: Path) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    watched = sys.stderr.isatty()
     columns = (
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[lanes]}", markup=False),
     )
-    with Progress(*columns, console=console, refresh_per_second=5, transient=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=5, disable=not watched) as bar:
         task = bar.add_task("race", total=race.total_steps, completed=race.position, lanes="")
-        race.run(progress=_progress(race, folder, lambda text: bar.update(task, completed=race.position, lanes=text)))
+
+        def show(lanes: str, epoch_over: bool) -> None:
+            bar.update(task, completed=race.position, lanes=lanes)
+            if epoch_over and not watched:  # a bar cannot be drawn into a file: a line an epoch instead
+                hint(f"epoch {race.order.epoch} of {race.epochs}: {lanes}")
+
+        race.run(progress=_progress(race, folder, show))
 
 
-def _progress(race: Race, folder: Path, show: Callable[[str], None]) -> Callable[[Race], None]:
+def _progress(race: Race, folder: Path, show: Callable[[str, bool], None]) -> Callable[[Race], None]:
     seen = {"epoch": race.order.epoch, "row": len(race.records)}
     accuracy: dict[str, float] = {}
 
@@ -193,8 +215,9 @@ def _progress(race: Race, folder: Path, show: Callable[[str], None]) -> Callable
             if record.test_acc is not None:
                 accuracy[record.lane] = record.test_acc
         seen["row"] = len(race.records)
-        show("  ".join(_lane_text(lane, accuracy.get(lane.name)) for lane in race.lanes))
-        if race.order.epoch != seen["epoch"]:
+        epoch_over = race.order.epoch != seen["epoch"]
+        show("  ".join(_lane_text(lane, accuracy.get(lane.name)) for lane in race.lanes), epoch_over)
+        if epoch_over:
             seen["epoch"] = race.order.epoch
             race.checkpoint(folder / "checkpoint.safetensors")
 
@@ -215,4 +238,5 @@ def _print(race: Race, verdict: Verdict) -> None:
     say(verdict.text)
     slower = race.overhead()
     if slower is not None:
-        say(f"An EC-SGD iteration takes {slower:+.1f} % against SGD's (median of the last 100, step by step).")
+        word = "longer" if slower >= 0 else "less"
+        say(f"An EC-SGD iteration takes {abs(slower):.1f} % {word} than one of SGD (median of the last 100, in pairs).")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import operator
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from eclab.data import files
-from eclab.data.dataset import Dataset, stratified_split, wrap
+from eclab.data.dataset import Dataset, stratified_split, whole, wrap
 from eclab.data.download import download as download_pictures
 from eclab.data.files import Bytes, Pictures
 from eclab.data.toys import TOYS, draw
 from eclab.errors import DataError
 
+MOST_SAMPLES = 1_000_000
 DIGITS = tuple("0123456789")
 CLASSES = {
     "fashion-mnist": (
@@ -86,7 +88,7 @@ def load(
         root: folder of the files, or one above; if given, no other place is tried.
         limit: keep the first `limit` training and the first `limit` test samples.
         noise: of a toy, from 0 to 0.5; default 0.1.
-        samples: training points of a toy, and as many for testing; default 500.
+        samples: training points of a toy, and as many for testing, up to a million; default 500.
         download: False never uses the network.
 
     Raises:
@@ -96,16 +98,24 @@ def load(
         >>> load("spiral", samples=200)
         Dataset spiral: 200 training and 200 test samples of 2, 2 classes (0, 1), float32 on cpu; seed 0, noise 0.1
     """
-    name, seed = _known(name), _whole(seed, "seed", 0)
+    name, seed = _known(name), whole(seed, "seed", 0)
     if name not in TOYS and (noise is not None or samples is not None):
         raise DataError(f"noise or samples is given for {name}", allowed="both are for " + ", ".join(TOYS))
+    recipe: dict[str, Any] = {"name": name}
     if name in CLASSES:
         data = _standardised(name, _pictures(name, root, download), CLASSES[name])
     elif root is not None:
         raise DataError(f"a root folder is given for {name}", allowed="it is for " + ", ".join(CLASSES))
+    elif name in TOYS:
+        recipe |= {"seed": seed, "noise": _noise(noise), "samples": _samples(samples)}
+        data = _toy(**recipe)
     else:
-        data = _toy(name, seed, noise, samples) if name in TOYS else _digits(seed)
-    return data if limit is None else _first(data, _whole(limit, "limit", 1))
+        recipe["seed"] = seed
+        data = _digits(seed)
+    if limit is not None:
+        recipe["limit"] = whole(limit, "limit", 1)
+        data = _first(data, recipe["limit"])
+    return replace(data, recipe=recipe)
 
 
 def as_dataset(data: Any, *, seed: int = 0) -> Dataset:
@@ -135,17 +145,6 @@ def _known(name: object) -> str:
     return squeezed[key]
 
 
-def _whole(value: object, what: str, least: int) -> int:
-    allowed = f"a whole number of at least {least}"
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # whatever has no __index__ is refused below
-    except TypeError:
-        raise DataError(f"the {what} is {value!r}", allowed=allowed) from None
-    if isinstance(value, bool) or number < least:
-        raise DataError(f"the {what} is {value!r}", allowed=allowed)
-    return number
-
-
 def _first(data: Dataset, limit: int) -> Dataset:
     return replace(
         data,
@@ -156,17 +155,24 @@ def _first(data: Dataset, limit: int) -> Dataset:
     )
 
 
-def _toy(name: str, seed: int, noise: float | None, samples: int | None) -> Dataset:
-    level: object = 0.1 if noise is None else noise
-    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= 0.5:
+def _noise(noise: object) -> float:
+    level = 0.1 if noise is None else noise
+    number = math.nan if isinstance(level, bool) or not isinstance(level, Real) else float(level)
+    if not 0 <= number <= 0.5:
         raise DataError(f"the noise is {level!r}", allowed="a number from 0 to 0.5")
-    count = _whole(500 if samples is None else samples, "number of samples", 2)
+    return number
 
+
+def _samples(samples: object) -> int:
+    return whole(500 if samples is None else samples, "number of samples", 2, MOST_SAMPLES)
+
+
+def _toy(name: str, seed: int, noise: float, samples: int) -> Dataset:
     def part(stream: int) -> tuple[torch.Tensor, torch.Tensor]:
-        points, labels = draw(name, np.random.default_rng([seed, stream]), count, level)
+        points, labels = draw(name, np.random.default_rng([seed, stream]), samples, noise)
         return torch.from_numpy(points.astype(np.float32)), torch.from_numpy(labels)
 
-    return Dataset(name, *part(0), *part(1), ("0", "1"), f"seed {seed}, noise {level:g}")
+    return Dataset(name, *part(0), *part(1), ("0", "1"), f"seed {seed}, noise {noise:g}")
 
 
 def _digits(seed: int) -> Dataset:
@@ -246,6 +252,8 @@ def _places(name: str, root: str | os.PathLike[str] | None) -> Iterator[Path]:
 
 def _above(root: str | os.PathLike[str] | None) -> Path | None:
     named = os.environ.get("ECLAB_DATA") if root is None else root
+    if not isinstance(named, (str, os.PathLike, type(None))):
+        raise DataError(f"the root folder is {named!r}", allowed="a path")
     return Path(named).expanduser() if named else None
 
 

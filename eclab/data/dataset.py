@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Dataset:
         y_test: as y_train.
         classes: one name a class.
         source: where the numbers are from and how they were scaled.
+        recipe: the arguments with which `eclab.data.load` gives the same samples again; empty for own data.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Dataset:
     y_test: Tensor
     classes: tuple[str, ...]
     source: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
@@ -139,16 +142,44 @@ def wrap(
         >>> wrap((np.eye(4), np.array([0, 1, 0, 1])), test_share=0.5).num_classes
         2
     """
+    _check_name(name)
     x, y = _pair(train, "training")
     held = None if test is None else _pair(test, "test")
     largest = int(y.max()) if held is None else int(max(y.max(), held[1].max()))
-    count: object = largest + 1 if num_classes is None else num_classes
-    if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= MAX_CLASSES:
-        raise DataError(f"{name} has {count!r} classes", allowed=f"2 to {MAX_CLASSES:,}", fix="count the labels from 0")
+    count = _class_count(name, largest, num_classes)
+    seed = whole(seed, "seed", 0)
     if held is None:
         keep, rest = stratified_split(y, test_share, seed)
         x, y, held = x[keep], y[keep], (x[rest], y[rest])
     return Dataset(name, x, y, *held, classes=tuple(map(str, range(count))), source="own data, as given")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"the name of the data is {name!r}", allowed="a text that is not blank")
+
+
+def whole(value: object, what: str, least: int, most: int | None = None) -> int:
+    """A whole number of any kind within bounds, else a DataError that names `what`."""
+    allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most:,}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # whatever has no __index__ is refused below
+    except TypeError:
+        raise DataError(f"the {what} is {value!r}", allowed=allowed) from None
+    if isinstance(value, bool) or number < least or (most is not None and number > most):
+        raise DataError(f"the {what} is {value!r}", allowed=allowed)
+    return number
+
+
+def _class_count(name: str, largest: int, wanted: object) -> int:
+    count = largest + 1 if wanted is None else whole(wanted, f"number of classes of {name}", 2, MAX_CLASSES)
+    if count == 1:
+        fix = "bring samples of another class too, or state num_classes"
+        raise DataError(f"{name} has one class only: every label is 0", allowed=f"2 to {MAX_CLASSES:,}", fix=fix)
+    if count > MAX_CLASSES:
+        fix = "count the classes from 0"
+        raise DataError(f"{name} has the label {largest:,}", allowed=f"0 to {MAX_CLASSES - 1:,}", fix=fix)
+    return count
 
 
 def stratified_split(labels: Tensor, test_share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -208,7 +239,7 @@ def _read_all(data: TorchDataset[Any], part: str) -> tuple[Tensor, list[Any]]:
 
 def _samples(value: Any, part: str) -> Tensor:
     if isinstance(value, Tensor) and not value.is_complex():
-        x = value.detach().to("cpu", torch.float32)
+        x = value.detach().to_dense().to("cpu", torch.float32)
     else:
         array = _array(value, f"{part} samples")
         if array.dtype.kind not in "biuf":
@@ -234,11 +265,19 @@ def _labels(value: Any, part: str) -> Tensor:
     array = _array(value, f"{part} labels")
     if array.ndim != 1 or array.dtype.kind not in "iu":
         seen = f"the {part} labels have shape {array.shape} and type {array.dtype}"
-        raise DataError(seen, allowed=_LABELS, fix="convert them, for one-hot rows with y.argmax(1)")
+        raise DataError(seen, allowed=_LABELS, fix=_label_fix(array))
     y = torch.from_numpy(array.astype(np.int64))
     if len(y) and int(y.min()) < 0:
         raise DataError(f"the smallest of the {part} labels is {int(y.min())}", allowed=_LABELS)
     return y
+
+
+def _label_fix(array: np.ndarray[Any, np.dtype[Any]]) -> str:
+    if array.ndim == 2:
+        return "convert one-hot rows with y.argmax(1), a column with y[:, 0]"
+    if array.dtype.kind in "bf":
+        return "convert them to whole numbers, as with y.astype(int) or y.long()"
+    return "number the classes from 0, as numpy.unique(y, return_inverse=True)[1] does"
 
 
 def _array(value: Any, what: str) -> np.ndarray[Any, np.dtype[Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from eclab.errors import CheckpointError, EclabError
 from eclab.race.config import Config
 from eclab.race.files import whole_file
+from eclab.race.measure import evaluating
 from eclab.race.record import COLUMNS, Event, RecordLog
 from eclab.race.task import find_data, spec_from
 
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAME = "checkpoint.safetensors"
-_KEY = "eclab.race"
+_KEY, _CHECKSUM = "eclab.race", "eclab.checksum"
+_PROBE_SAMPLES = 8
+_SAME = 1e-3
+"""Outputs that differ by less, relative to the largest, are one function: devices and versions round differently."""
+_EARLIER = "use an earlier checkpoint"
 _NUMBERS = frozenset(
     "config spec data position epochs batch_size unbalances order events lanes columns".split()  # noqa: SIM905
 )
@@ -51,12 +58,23 @@ def write(race: Race, path: Path) -> Path:
     target = path / NAME if path.is_dir() else path
     snapshot = take(race)
     try:
-        header = {_KEY: json.dumps(snapshot.numbers, allow_nan=True)}
+        text = json.dumps(snapshot.numbers, allow_nan=True)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"a lane's optimizer has a setting that is no plain value ({error})") from error
+    header = {_KEY: text, _CHECKSUM: _checksum(text, snapshot.tensors)}
     with whole_file(target) as temporary:
         save_file(snapshot.tensors, str(temporary), metadata=header)
     return target
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in the file, since safetensors notices what is missing but not what has changed."""
+    total = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
+        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"
 
 
 def take(race: Race) -> Snapshot:
@@ -68,6 +86,7 @@ def take(race: Race) -> Snapshot:
         )
     order, generator = race.order.state()
     tensors = {"order": generator, "records": torch.from_numpy(race.records.rows())}
+    tensors["probe"] = probe(race, race.start_net.model)
     tensors |= {f"start/{name}": value for name, value in race.start_net.model.state_dict().items()}
     lanes = []
     for number, lane in enumerate(race.lanes):
@@ -81,7 +100,7 @@ def take(race: Race) -> Snapshot:
         "versions": {"torch": str(torch.__version__)},
         "config": race.config.to_dict(),
         "spec": race.spec_json,
-        "data": {"name": race.task.name, "fingerprint": race.task.fingerprint},
+        "data": {"name": race.task.name, "fingerprint": race.task.fingerprint, "recipe": dict(race.task.recipe)},
         "position": race.position,
         "epochs": race.epochs,
         "batch_size": race.batch_size,
@@ -123,28 +142,38 @@ def read(path: Path) -> Snapshot:
     source = path / NAME if path.is_dir() else path
     try:
         with safe_open(str(source), framework="pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {source}", fix="check the path") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{source} is truncated or no checkpoint ({error})", fix="use an earlier checkpoint"
-        ) from error
-    if header is None:
+        raise CheckpointError(f"{source} is truncated or no checkpoint ({error})", fix=_EARLIER) from error
+    if _KEY not in header:
         raise CheckpointError(f"{source} is a safetensors file, but no checkpoint of a race")
-    numbers: dict[str, Any] = json.loads(header)
-    check_schema(numbers, SCHEMA, str(source))
+    numbers = _numbers(header[_KEY], str(source))
+    if header.get(_CHECKSUM) != _checksum(header[_KEY], tensors):
+        raise CheckpointError(f"{source} is damaged: its checksum is not that of its content", fix=_EARLIER)
     missing = _NUMBERS - numbers.keys()
     if missing:
-        raise CheckpointError(f"{source} lacks {', '.join(sorted(missing))}", fix="use an earlier checkpoint")
+        raise CheckpointError(f"{source} lacks {', '.join(sorted(missing))}", fix=_EARLIER)
     return Snapshot(numbers, tensors)
+
+
+def _numbers(text: str, where: str) -> dict[str, Any]:
+    try:
+        numbers = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"the numbers in {where} are no JSON ({error})", fix=_EARLIER) from error
+    if not isinstance(numbers, dict):
+        raise CheckpointError(f"the numbers in {where} are a {type(numbers).__name__}", fix=_EARLIER)
+    check_schema(numbers, SCHEMA, where)
+    return numbers
 
 
 def check_schema(form: Mapping[str, Any], known: int, where: str) -> None:
     """A CheckpointError unless this version can read the form."""
     schema = form.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= known:
+    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= known:
         raise CheckpointError(
             f"{where} has the schema version {schema}",
             allowed=f"1 to {known}" if known > 1 else "1",
@@ -154,6 +183,7 @@ def check_schema(form: Mapping[str, Any], known: int, where: str) -> None:
 
 def resume(path: Path, model: nn.Module | None, data: Any, device: str | torch.device) -> Race:
     """See `Race.resume`."""
+    from eclab.data import load
     from eclab.race.race import Race
 
     snapshot = read(path)
@@ -163,9 +193,9 @@ def resume(path: Path, model: nn.Module | None, data: Any, device: str | torch.d
         raise CheckpointError(
             f"{path} was written for a model of your own", fix="pass it: Race.resume(path, model=model)"
         )
-    wanted = snapshot.numbers["data"]["name"] if data is None else data
+    known = snapshot.numbers["data"]
     try:
-        dataset = find_data(wanted)
+        dataset = load(**(known["recipe"] or {"name": known["name"]})) if data is None else find_data(data)
     except EclabError as error:
         raise CheckpointError(f"the data of the checkpoint cannot be loaded ({error.seen})", fix=error.fix) from error
     try:
@@ -202,6 +232,7 @@ def put(race: Race, snapshot: Snapshot, where: str) -> None:
     ]
     start = snapshot.part("start/")
     _check_shapes(race.start_net.model, start, where)
+    _check_function(race, start, snapshot.tensors["probe"], where)
     for prepared in lanes:
         prepared.assign()
     race.start_net.model.load_state_dict(start)
@@ -228,6 +259,10 @@ def _check_same_race(race: Race, config: Config, snapshot: Snapshot, where: str)
             f"than {race.task.name} (checksum {race.task.fingerprint})",
             fix="pass the same data: Race.resume(path, data=...)",
         )
+    if config.dtype != race.config.dtype:
+        raise CheckpointError(
+            f"{where} was written for a race in {config.dtype}", allowed=f"{race.config.dtype}, as this race has it"
+        )
     here = [(lane.name, lane.spec.kind) for lane in race.lanes]
     there = [(lane.name, lane.kind) for lane in config.lanes]
     if here != there:
@@ -236,9 +271,9 @@ def _check_same_race(race: Race, config: Config, snapshot: Snapshot, where: str)
             allowed=f"the lanes of this race: {', '.join(name for name, _ in here)}",
             fix="use Race.resume, which builds the race from the checkpoint",
         )
-    needed = {"order", "records"}
+    needed = {"order", "records", "probe"}
     if not needed <= set(snapshot.tensors) or list(COLUMNS) != numbers["columns"]:
-        raise CheckpointError(f"{where} is incomplete", fix="use an earlier checkpoint")
+        raise CheckpointError(f"{where} is incomplete", fix=_EARLIER)
 
 
 def _check_shapes(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -251,6 +286,27 @@ def _check_shapes(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
     raise CheckpointError(
         f"{where} belongs to another network: {first} is {there.get(first, 'missing')} there "
         f"and {here.get(first, 'missing')} here",
+        fix="pass the model the race was started with",
+    )
+
+
+def probe(race: Race, model: nn.Module) -> Tensor:
+    """The model's outputs for the first training samples: two models of the same shapes may still differ in these."""
+    with evaluating(model):
+        outputs: Tensor = model(race.task.x[:_PROBE_SAMPLES])
+    return outputs
+
+
+def _check_function(race: Race, start: Mapping[str, Tensor], wanted: Tensor, where: str) -> None:
+    model = copy.deepcopy(race.start_net.model)
+    model.load_state_dict(start)
+    found = probe(race, model).cpu()
+    if found.shape == wanted.shape:
+        size = float(wanted.abs().nan_to_num(0.0).max())
+        if torch.allclose(found, wanted, rtol=_SAME, atol=_SAME * size, equal_nan=True):
+            return
+    raise CheckpointError(
+        f"{where} belongs to another network: with the weights it started from, this one computes something else",
         fix="pass the model the race was started with",
     )
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclab.classes import apply_scales_, random_rescale_
+from eclab.classes import apply_scales_
 from eclab.errors import ScaleError, SettingError
 from eclab.race import settings
 from eclab.race.batches import stream
 from eclab.race.lanes import Lane
 from eclab.race.measure import EVALUATION_CHUNK, evaluating
-from eclab.race.task import need_free_units
+from eclab.race.task import need_free_units, random_scales_
 
 if TYPE_CHECKING:
     from eclab.facade import Network
@@ -73,7 +73,7 @@ def unbalance(race: Race, sigma: float, names: Sequence[str] | None) -> dict[str
     lanes = _running(race, names)
     generator = torch.Generator().manual_seed(stream(race.config.seed, f"unbalance {race.unbalances + 1}"))
     with unchanged_on_error(lanes):
-        used = random_rescale_(lanes[0].net, sigma=spread, generator=generator)
+        used = random_scales_(lanes[0].net, spread, generator)
         for lane in lanes[1:]:
             apply_scales_(lane.net, used)
         for lane in lanes:
@@ -92,9 +92,14 @@ def _running(race: Race, names: Sequence[str] | None) -> list[Lane]:
 
 
 def _as_tensors(net: Network, scales: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not isinstance(scales, Mapping):
+        raise ScaleError(f"the scales are {scales!r}", allowed="{layer: a factor, or a factor for each of its units}")
     found: dict[str, Tensor] = {}
     for name, scale in scales.items():
-        values = torch.as_tensor(scale)
+        try:
+            values = torch.as_tensor(scale)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ScaleError(f"the scale of layer {name!r} is {scale!r}", allowed="finite numbers > 0") from error
         found[name] = values.expand(net.layer(name).width) if values.ndim == 0 else values
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from eclab.errors import SettingError
+from eclab.errors import EclabError, SettingError
 from eclab.race import settings
 from eclab.race.measure import Gauge
 
@@ -124,6 +126,8 @@ def parse_lanes(lanes: object) -> tuple[LaneSpec, ...]:
         [('sgd', 'SGD lr 0.1', 0), ('sgd-2', 'SGD lr 0.2', 2), ('ec-sgd', 'EC-SGD', 1)]
     """
     wanted: list[object] = list(lanes.split(",")) if isinstance(lanes, str) else _as_list(lanes)
+    if any(isinstance(one, str) and not one.strip() for one in wanted):
+        raise SettingError(f"one of the lanes {lanes!r} is empty", allowed=", ".join(_KINDS), fix="leave it out")
     if not 1 <= len(wanted) <= MOST_LANES:
         raise SettingError(f"the race has {len(wanted)} lanes", allowed=f"1 to {MOST_LANES}")
     asked = [_read_lane(lane) for lane in wanted]
@@ -150,11 +154,12 @@ def _read_lane(lane: object) -> dict[str, Any]:
         asked = {"optimizer": name, **({"lr": _rate(rate, lane)} if colon else {})}
     else:
         raise SettingError(f"a lane is {lane!r}", allowed='a name such as "sgd", "sgd:0.2", or a dict')
-    if asked.get("optimizer") not in _KINDS:
+    if asked.get("optimizer") not in kinds():
+        near = difflib.get_close_matches(str(asked.get("optimizer")).lower(), _KINDS, n=1)
         raise SettingError(
             f"there is no lane {asked.get('optimizer')!r}",
             allowed=", ".join(_KINDS),
-            fix='write lanes without spaces, such as "sgd" or "ec-sgd:0.2"',
+            fix=f"write {near[0]!r}" if near else 'write a name, or a name with its rate as in "ec-sgd:0.2"',
         )
     return asked
 
@@ -172,11 +177,13 @@ def _unique_names(asked: list[dict[str, Any]]) -> list[str]:
         base = str(one.get("name", one["optimizer"]))
         if not _NAME.fullmatch(base):
             raise SettingError(f"a lane is called {base!r}", allowed="letters, digits, '-', '_' and '.'")
-        if "name" in one and base in names:
+        # each lane's weights become a file of its name, and some file systems do not tell A from a
+        taken = [name.casefold() for name in names]
+        if "name" in one and base.casefold() in taken:
             raise SettingError(f"two lanes are called {base!r}", fix="give each lane a name of its own")
         number = 1
         name = base
-        while name in names:
+        while name.casefold() in taken:
             number += 1
             name = f"{base}-{number}"
         names.append(name)
@@ -190,7 +197,9 @@ def _labels(asked: list[dict[str, Any]]) -> list[str]:
         label = _KINDS[one["optimizer"]].label
         twins = [other for other in asked if other["optimizer"] == one["optimizer"]]
         if "label" in one:
-            label = str(one["label"])
+            label = str(one["label"]).strip()
+            if not label:
+                raise SettingError("the label of a lane is blank", fix="leave it out")
         elif len({twin.get("lr") for twin in twins}) == len(twins) > 1 and "lr" in one:
             label = f"{label} lr {one['lr']:g}"
         elif optimizers[:number].count(one["optimizer"]):
@@ -221,6 +230,9 @@ def _spec(asked: dict[str, Any], name: str, label: str, colour: int) -> LaneSpec
     if unknown:
         allowed = ", ".join(sorted(known | set(kind.options)))
         raise SettingError(f"the lane {name} has the option {', '.join(unknown)}", allowed=allowed)
+    for key, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f"the {key} of {name} is {value}", allowed="a finite number")
     lr, momentum, decay = asked.get("lr"), asked.get("momentum"), asked.get("weight_decay")
     return LaneSpec(
         name,
@@ -268,7 +280,12 @@ class Lane:
 
     def _build(self, spec: LaneSpec, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
         make = _KINDS[spec.kind].make
-        return make(self.net, lr=lr, momentum=momentum, weight_decay=weight_decay, **spec.options)
+        try:
+            return make(self.net, lr=lr, momentum=momentum, weight_decay=weight_decay, **spec.options)
+        except EclabError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"the lane {spec.name} cannot be built: {error}", fix="change its options") from error
 
     def new_optimizer(self, spec: LaneSpec, momentum: float) -> torch.optim.Optimizer:
         """An optimizer over this lane's weights for a state to be loaded into; the lane keeps its own."""

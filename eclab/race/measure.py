@@ -59,8 +59,9 @@ def train_step(lane: Lane, x: Tensor, y: Tensor) -> Step:
         return Step(value, correct, norm, milliseconds, 0.0, where_not_finite(lane.model, x))
     if not math.isfinite(norm):
         return Step(value, correct, norm, milliseconds, 0.0, _bad_gradient(lane.model))
+    named = list(lane.model.named_parameters())
     stepped = _now(x.device)
-    trouble = _guarded_step(lane, norm)
+    trouble = _guarded_step(lane, norm, named)
     return Step(value, correct, norm, milliseconds, 1e3 * (_now(x.device) - stepped), trouble)
 
 
@@ -70,20 +71,19 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _guarded_step(lane: Lane, norm: float) -> str:
+def _guarded_step(lane: Lane, norm: float, named: list[tuple[str, nn.Parameter]]) -> str:
     """The optimizer's step; where it comes near overflow, with a copy of the weights to go back to."""
-    parameters = list(lane.model.parameters())
-    limit = torch.finfo(parameters[0].dtype).max
-    risky = lane.lr * norm > limit**0.75
-    before = [parameter.detach().clone() for parameter in parameters] if risky else []
+    limit = torch.finfo(named[0][1].dtype).max
+    risky = named if lane.lr * norm > limit**0.75 else []
+    before = [parameter.detach().clone() for _, parameter in risky]
     try:
         lane.optimizer.step()
     except EclabError as error:
         return error.seen
-    for parameter, (name, _) in zip(parameters if risky else (), lane.model.named_parameters(), strict=risky):
+    for name, parameter in risky:
         if not bool(torch.isfinite(parameter).all()):
             with torch.no_grad():
-                for changed, old in zip(parameters, before, strict=True):
+                for (_, changed), old in zip(risky, before, strict=True):
                     changed.copy_(old)
             return f"the step makes the weight {name} overflow"
     return ""

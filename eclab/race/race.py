@@ -95,7 +95,7 @@ class Race:
             lanes=tuple(replace(spec, lr=rates[spec.name]) for spec in specs),
             epochs=settings.whole(epochs, "the number of epochs"),
             batch_size=settings.batch_size(batch_size, len(dataset.x_train), dataset.name),
-            seed=settings.whole(seed, "the seed", least=0),
+            seed=settings.whole(seed, "the seed", least=0, most=settings.HIGHEST_SEED),
             start=settings.one_of(start, ("skeleton", "model"), "the start"),
             unbalance=settings.non_negative(unbalance, "the unbalance"),
             momentum=settings.below_one(momentum, "the momentum"),

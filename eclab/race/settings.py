@@ -11,6 +11,7 @@ import torch
 from eclab.errors import SettingError
 
 HIGHEST_RATE = 1e30
+HIGHEST_SEED = 2**63 - 1
 
 
 def positive(value: object, what: str) -> float:
@@ -58,7 +59,7 @@ def whole(value: object, what: str, *, least: int = 1, most: int | None = None, 
 
 def batch_size(value: object, samples: int, data: str) -> int:
     """A batch size the training data can fill."""
-    fix = f"choose a smaller batch; {data} has {samples} training samples"
+    fix = f"choose one of at most {samples}: {data} has that many training samples"
     return whole(value, "the batch size", most=samples, fix=fix)
 
 
@@ -81,16 +82,16 @@ def device(name: str | torch.device) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    allowed, fix = (
+        '"auto", "cpu", "cuda", or one of several such as "cuda:1"',
+        "use auto; `eclab doctor` lists the devices",
+    )
     try:
         found = torch.device(name)
-        torch.empty(1, device=found)
+        float(torch.zeros(1, device=found))  # a device without memory, as "meta" is, has no value to give
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SettingError(
-            f"the device {name!r} cannot be used ({reason})",
-            allowed='"auto", "cpu", "cuda", "cuda:1", ...',
-            fix='use device="auto"; `eclab doctor` lists the devices found',
-        ) from error
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise SettingError(f"the device {str(name)!r} cannot be used ({reason})", allowed=allowed, fix=fix) from error
     return found
 
 

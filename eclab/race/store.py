@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 CONFIG, METRICS, WEIGHTS = "config.json", "metrics.parquet", "weights"
+_FORM: dict[str, type] = {
+    **dict.fromkeys(("lanes", "events"), list),
+    **dict.fromkeys(("versions", "settings", "network", "data"), dict),
+    **dict.fromkeys(("rows", "seed", "position"), int),
+}
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 
@@ -157,8 +162,11 @@ def load(path: str | Path) -> Result:
             f"{folder / METRICS} has {len(frame)} rows of {len(frame.columns)} columns",
             allowed=f"{form['rows']} rows of {len(COLUMNS)} columns",
         )
-    lanes = tuple(LaneEnd(**lane) for lane in form.pop("lanes"))
-    events = tuple(Event(**event) for event in form.pop("events"))
+    try:
+        lanes = tuple(LaneEnd(**lane) for lane in form.pop("lanes"))
+        events = tuple(Event(**event) for event in form.pop("events"))
+    except TypeError as error:
+        raise CheckpointError(f"{folder / CONFIG} holds a lane or an event that is none ({error})") from error
     form.pop("rows")
     return Result(frame, events, lanes, form, StoredWeights(folder / WEIGHTS, tuple(lane.name for lane in lanes)))
 
@@ -175,9 +183,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(form, dict):
         raise CheckpointError(f"{folder / CONFIG} is no run")
     check_schema(form, SCHEMA, str(folder / CONFIG))
-    missing = {"lanes", "events", "rows"} - form.keys()
-    if missing:
-        raise CheckpointError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}")
+    wrong = [name for name, kind in _FORM.items() if not isinstance(form.get(name), kind)]
+    if wrong:
+        raise CheckpointError(f"{folder / CONFIG} lacks {', '.join(wrong)}, or holds something else in its place")
     return form
 
 
@@ -229,6 +237,7 @@ def describe(race: Race) -> dict[str, Any]:
         "data": {
             "name": race.task.name,
             "fingerprint": race.task.fingerprint,
+            "recipe": dict(race.task.recipe),
             "train": len(race.task.x),
             "test": len(race.task.x_test),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eclab.classes import random_rescale_, start_skeleton_
-from eclab.errors import DataError, SettingError, SpecError
+from eclab.errors import DataError, ScaleError, SettingError
 from eclab.facade import trace
 from eclab.race.batches import stream
 
@@ -33,6 +33,7 @@ class Task:
         x_test, y_test: the same for the test data.
         num_classes: number of classes.
         fingerprint: checksum of all of it as it was given, to know the data again.
+        recipe: how `eclab.data.load` gives it again; empty for own data.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     y_test: Tensor
     num_classes: int
     fingerprint: str
+    recipe: Mapping[str, Any]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -129,6 +131,7 @@ def make_task(data: Dataset, model: nn.Module, dtype: torch.dtype, device: torch
         data.y_test.to(device),
         data.num_classes,
         fingerprint(data),
+        dict(data.recipe),
     )
 
 
@@ -160,8 +163,8 @@ def _outputs(model: nn.Module, sample: Tensor) -> tuple[int, ...] | str:
     try:
         with torch.no_grad():
             outputs = model(sample)
-    except (RuntimeError, ValueError, TypeError, IndexError, SpecError) as error:
-        return str(error).strip().splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - whatever a model of one's own raises, it does not take this shape
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
     finally:
         model.train(training)
     return tuple(outputs.shape) if isinstance(outputs, Tensor) else f"it gives a {type(outputs).__name__}"
@@ -191,8 +194,20 @@ def start_network(model: nn.Module, task: Task, start: str, unbalance: float, se
     if unbalance:
         need_free_units(net)
         generator = torch.Generator().manual_seed(stream(seed, "unbalance"))
-        random_rescale_(net, sigma=unbalance, generator=generator)
+        random_scales_(net, unbalance, generator)
     return net
+
+
+def random_scales_(net: Network, sigma: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """`random_rescale_`, with an error that speaks of the unbalance."""
+    try:
+        return random_rescale_(net, sigma=sigma, generator=generator)
+    except ScaleError as error:
+        raise ScaleError(
+            f"an unbalance of {sigma:g} takes weights beyond {next(net.model.parameters()).dtype}",
+            allowed="a standard deviation of log c that leaves every weight finite and non-zero",
+            fix="choose a smaller one: 2.0 already spreads the units over factors of thousands",
+        ) from error
 
 
 def need_free_units(net: Network) -> None:

@@ -56,12 +56,12 @@ class LaneVerdict:
             "–" if self.loss is None else f"{self.loss:.3g}",
             "–" if self.ms is None else f"{self.ms:.3g}",
             f"{self.steps:,}",
-            "ok" if self.state == "running" else self.verdict,
+            "ok" if self.state == "running" else self.verdict.partition(":")[0],
         )
 
 
-HEAD = ("lane", "lr", "test accuracy", "best", "loss", "ms a step", "steps", "")
-"""Titles of the table's columns."""
+HEAD = ("lane", "lr", "test acc.", "best", "loss", "ms a step", "steps", "")
+"""Titles of the table's columns; why a lane diverged is in the text below, so that the table fits 80 columns."""
 
 
 @dataclass(frozen=True)
