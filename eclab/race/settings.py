@@ -59,7 +59,7 @@ def whole(value: object, what: str, *, least: int = 1, most: int | None = None, 
 
 def batch_size(value: object, samples: int, data: str) -> int:
     """A batch size the training data can fill."""
-    fix = f"choose one of at most {samples}: {data} has that many training samples"
+    fix = f"choose at most that many; {data} has {samples} training samples"
     return whole(value, "the batch size", most=samples, fix=fix)
 
 
