@@ -139,6 +139,20 @@ def test_an_overflow_is_a_reason() -> None:
     assert found.reasons[0][1].startswith("the loss is inf")
 
 
+@pytest.mark.parametrize("name", ["wide-narrow-wide", "conv 3×3, max-pool"])
+def test_a_loss_that_cannot_be_batched_goes_point_by_point(name: str) -> None:
+    net, x = traced(name)
+
+    def stubborn(outputs: Tensor, y: object) -> Tensor:
+        loss = target_loss(outputs, y)
+        return loss if float(loss.detach()) > 0 else 0 * loss  # a decision on the data, which torch cannot batch
+
+    one, two = (eclab.landscape(net, x, None, points=5, loss=loss).frame for loss in (target_loss, stubborn))
+    for column in ("loss", "gradient", "class_gradient"):
+        np.testing.assert_allclose(two[column], one[column], rtol=1e-9)
+    assert (one["reason"] == two["reason"]).all()
+
+
 def test_random_directions_are_seeded_orthogonal_and_of_the_weights_size() -> None:
     net, x = traced("wide-narrow-wide")
     one, two, other = (

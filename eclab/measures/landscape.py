@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eclab.errors import ChartError, SettingError
+from eclab.measures.grid import Measured
 from eclab.measures.objective import SPACES, Loss, Objective, Space, chart_of, space_of
 from eclab.network.network import TracedNetwork
-from eclab.paths import functional
 from eclab.paths.chart import Chart
 
 if TYPE_CHECKING:
@@ -305,52 +305,13 @@ def _scaled_by_parameter(space: Space, d: Tensor) -> Tensor:
 def _slice(objective: Objective, space: Space, lines: list[_Line]) -> Slice:
     first, second = lines[0], lines[1] if len(lines) > 1 else None
     rows = second.grid if second else torch.zeros(1, dtype=torch.float64)
-    numbers = np.full((3, len(rows), len(first.grid)), math.nan)
-    reasons = []
-    for i, b in enumerate(rows):
-        words = []
-        for j, a in enumerate(first.grid):
-            z = first.moved(space.point, a)
-            at = _measured(objective, space, second.moved(z, b) if second else z)
-            numbers[:, i, j] = at[:3]
-            words.append(at[3])
-        reasons.append(tuple(words))
+    measured = Measured(objective, space)
+    across = []
+    for b in rows:
+        start = second.moved(space.point, b) if second else space.point
+        across.append(measured.at(torch.stack([first.moved(start, a) for a in first.grid])))
+    loss, gradient, of_class = (np.stack([found[k] for found in across]) for k in range(3))
     centre = (first.centre, second.centre if second else 0.0)
     names = tuple(line.name for line in lines)
-    loss, gradient, of_class = numbers
-    return Slice(space.name, names, first.grid.numpy(), rows.numpy(), centre, loss, gradient, of_class, tuple(reasons))
-
-
-def _measured(objective: Objective, space: Space, z: Tensor) -> tuple[float, float, float, str]:
-    """Loss, length of the gradient, length of the class gradient, and why one of them is missing."""
-    crossed = space.crossed(z)
-    if bool(crossed.any()):
-        which = int(space.skeleton[crossed.nonzero()[0, 0]])
-        what = (
-            "is 0: the edge of the chart" if float(z[which]) == 0 else "changes its sign: beyond the edge of the chart"
-        )
-        return math.nan, math.nan, math.nan, f"{space.name_of(which)}'s path {what}"
-    z = z.detach().requires_grad_()
-    value = objective(space.weights(z))
-    (slope,) = torch.autograd.grad(value, z, materialize_grads=True)
-    loss, length = float(value.detach()), float(slope.norm())
-    if not (math.isfinite(loss) and math.isfinite(length)):
-        return math.nan, math.nan, math.nan, f"the loss is {loss:g} and its gradient {length:g} long"
-    if space.name == "class":
-        return loss, length, length, ""
-    of_class, reason = _class_gradient(space, z.detach(), slope)
-    return loss, length, of_class, reason
-
-
-def _class_gradient(space: Space, z: Tensor, slope: Tensor) -> tuple[float, str]:
-    weights = space.weights(z)
-    for edge in (*space.chart.tree, *space.chart.b_edges):
-        if float(weights[edge.parameter][edge.index]) == 0:
-            return math.nan, f"the skeleton weight {edge} is 0: no class gradient at the edge of the chart"
-    grads = {name: torch.zeros_like(value) for name, value in weights.items()}
-    flat = torch.cat([value.reshape(-1) for value in grads.values()]).index_put((space.free,), slope)
-    parts = torch.split(flat, [value.numel() for value in grads.values()])
-    named = {name: part.reshape(grads[name].shape) for name, part in zip(grads, parts, strict=True)}
-    deltas = functional.gradients(space.chart, weights, named)
-    length = math.sqrt(sum(float(value.square().sum()) for value in deltas.values()))
-    return (length, "") if math.isfinite(length) else (math.nan, "the class gradient is longer than float64 holds")
+    reasons = tuple(found[3] for found in across)
+    return Slice(space.name, names, first.grid.numpy(), rows.numpy(), centre, loss, gradient, of_class, reasons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from eclab.network.network import TracedNetwork
 from eclab.network.run import run
 from eclab.paths import functional
 from eclab.paths.chart import Chart
+from eclab.paths.skeleton import Edge
 
 Loss = str | Callable[[Any, Any], Tensor] | None
 """``"cross_entropy"``, ``"mse"``, a function of ``(outputs, y)``; None: the first for classes, the second else."""
@@ -115,19 +116,25 @@ class Space:
 
     def weights(self, z: Tensor) -> dict[str, Tensor]:
         """The weights that the variables ``z`` (float64 ``[d]``) stand for; torch differentiates through it."""
-        entries = self._entries.index_put((self.free,), z)
+        named = self.named(self._entries.index_put((self.free,), z))
+        return functional.allocate(self.chart, named) if self.name == "class" else named
+
+    def named(self, entries: Tensor) -> dict[str, Tensor]:
+        """A vector of all entries, parameter by parameter, as tensors by name."""
         sizes = [value.numel() for value in self.origin.values()]
         parts = zip(self.origin.items(), torch.split(entries, sizes), strict=True)
-        named = {name: part.reshape(value.shape) for (name, value), part in parts}
-        return functional.allocate(self.chart, named) if self.name == "class" else named
+        return {name: part.reshape(value.shape) for (name, value), part in parts}
 
     @cached_property
     def _entries(self) -> Tensor:
         return torch.cat([value.reshape(-1) for value in self.origin.values()])
 
     def crossed(self, z: Tensor) -> Tensor:
-        """bool, which skeleton coordinates of ``z`` are 0 or changed their sign: there the chart has ended."""
-        return ~(z[self.skeleton] * self.point[self.skeleton] > 0)
+        """bool ``[…, skeleton]``, which skeleton coordinates of ``z`` ``[…, d]`` are 0 or changed their sign.
+
+        There the chart has ended.
+        """
+        return ~(z[..., self.skeleton] * self.point[self.skeleton] > 0)
 
     def variable(self, parameter: str, index: tuple[int, ...]) -> int:
         """Which variable this weight is.
@@ -156,13 +163,16 @@ class Space:
 
     def name_of(self, variable: int) -> str:
         """The weight a variable belongs to, ``"0.weight[1,0]"``."""
-        place = int(self.free[variable])
+        return self.entry_name(int(self.free[variable]))
+
+    def entry_name(self, place: int) -> str:
+        """The weight at this place among all entries, ``"0.weight[1,0]"``."""
         for name, value in self.origin.items():
             if place < value.numel():
                 index = torch.unravel_index(torch.tensor(place), value.shape)
                 return f"{name}[{','.join(str(int(i)) for i in index)}]"
             place -= value.numel()
-        raise IndexError(variable)
+        raise IndexError(place)
 
 
 def chart_of(net: TracedNetwork, chart: Any) -> Chart:
@@ -194,7 +204,7 @@ def space_of(chart: Chart, name: str) -> Space:
         return Space(name, chart, weights, trains.nonzero().flatten(), none)
     refuse_zero_skeleton(chart, weights)
     origin = functional.coordinates(chart, weights)
-    tree, skeleton = _marked(chart, weights, tree=True), _marked(chart, weights, tree=False)
+    tree, skeleton = (marked(chart, edges) for edges in (chart.tree, chart.b_edges))
     free = (trains & ~tree).nonzero().flatten()
     return Space(name, chart, origin, free, (skeleton & ~tree)[free].nonzero().flatten())
 
@@ -207,13 +217,13 @@ def _full(value: Tensor, flag: bool) -> Tensor:
     return torch.full((value.numel(),), flag, dtype=torch.bool, device=value.device)
 
 
-def _marked(chart: Chart, weights: Mapping[str, Tensor], *, tree: bool) -> Tensor:
-    """bool over all entries: those of the tree, or those of the b-edges."""
-    plan = chart.plan_on(next(iter(weights.values())).device)
-    marks = [torch.zeros_like(value, dtype=torch.bool) for value in weights.values()]
-    for edges in plan.tree if tree else plan.b_edges:
-        marks[edges.weight][edges.index] = True
-    return torch.cat([mark.reshape(-1) for mark in marks])
+def marked(chart: Chart, edges: Iterable[Edge]) -> Tensor:
+    """bool over all entries, parameter by parameter: where these edges are."""
+    marks = {w.name: torch.zeros(w.shape, dtype=torch.bool, device=w.parameter.device) for w in chart.weights}
+    for edge in edges:
+        if edge.parameter:
+            marks[edge.parameter][edge.index] = True
+    return torch.cat([mark.reshape(-1) for mark in marks.values()])
 
 
 def refuse_zero_skeleton(chart: Chart, weights: Mapping[str, Tensor]) -> None:
