@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         landscape,
         sharpness,
     )
+    from eclab.measures import Sharpness, basis_path_norm, sharpness
+    from eclab.network.rules import register_rule, remove_rule
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
     from eclab.optim import EC, ECSGD, clip_class_grad_norm_
@@ -99,6 +101,8 @@ _PUBLIC = {
         "landscape",
         "sharpness",
     ),
+    "eclab.measures": ("Sharpness", "basis_path_norm", "sharpness"),
+    "eclab.network.rules": ("register_rule", "remove_rule"),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),
     "eclab.optim": ("EC", "ECSGD", "clip_class_grad_norm_"),
@@ -151,6 +155,8 @@ __all__ = [
     "parameters",
     "random_rescale_",
     "record",
+    "register_rule",
+    "remove_rule",
     "rescale_",
     "same_class",
     "sharpness",

@@ -52,19 +52,22 @@ class Network(TracedNetwork):
         return summary(self).html()
 
 
-def trace(model: nn.Module, x: Any) -> Network:
+def trace(model: nn.Module, x: Any, *, verify: bool = False) -> Network:
     """Reads a model: its weights as edges between units, and which units scale freely.
 
     Args:
         model: any ``nn.Module`` that ``torch.export`` reads. What is not positively homogeneous, or has no rule, pins
             the units it touches; ``net.units`` says which and why.
         x: example input, ``[batch, …]`` as the model takes it, or a tuple of inputs.
+        verify: whether to check every rule in numbers: all free units are rescaled at random in float64, and each
+            operation's value must scale with its units. Worth its few forward passes after :func:`register_rule`.
 
     Returns:
         The network. It keeps a reference to the model and copies no weight; trace again after changing a shape.
 
     Raises:
-        TraceError: the model is no module, cannot be exported, or does not take ``x``.
+        TraceError: the model is no module, cannot be exported, does not take ``x``, has weights that are not real,
+            lie on several devices or have sparse gradients, or a rule does not hold; all problems are named at once.
 
     Example:
         >>> import torch, eclab
@@ -75,5 +78,5 @@ def trace(model: nn.Module, x: Any) -> Network:
 
     Source: theory §1.
     """
-    found = trace_network(model, x)
+    found = trace_network(model, x, verify=verify)
     return Network(**{name: getattr(found, name) for name in found.__dataclass_fields__})

@@ -130,8 +130,8 @@ def test_outputs_are_pinned_and_hidden_units_free() -> None:
         (nn.SiLU(), "silu at '1'"),
         (nn.ELU(), "elu at '1'"),
         (nn.Softplus(), "softplus at '1'"),
-        (nn.Softmax(dim=-1), "softmax.* at '1' has no rule"),
-        (nn.LayerNorm(3), "layer_norm at '1' has no rule"),
+        (nn.Softmax(dim=-1), "Softmax at '1' lets no scale through"),
+        (nn.LayerNorm(3), "LayerNorm.* at '1' lets no scale through"),
     ],
 )
 def test_what_is_not_homogeneous_pins_its_units_and_says_so(activation: nn.Module, words: str) -> None:
@@ -328,7 +328,7 @@ def test_unknown_names_list_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (torch.ones(1, 3), r"cannot be read on an input of shape \(1, 3\)"),
+        (torch.ones(1, 3), r"cannot be read at '0' on an input of shape \(1, 3\)"),
         (torch.ones(()), r"has shape \(\)"),
         (torch.ones(0, 2), r"has shape \(0, 2\)"),
         ([[1.0, 2.0]], "the example input is list"),

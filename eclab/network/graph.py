@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from eclab.errors import TraceError
 
@@ -30,6 +33,7 @@ class Op:
         args, kwargs: its arguments, other operations' values as :class:`Ref`; of a constant, its value.
         shape: the shape of its value; empty where that is no tensor.
         module: path of the module it came from, for messages.
+        parts: the shapes of its values, one for every tensor it returns; empty where it returns none.
     """
 
     kind: str
@@ -38,6 +42,7 @@ class Op:
     kwargs: tuple[tuple[str, Any], ...] = ()
     shape: tuple[int, ...] = ()
     module: str = ""
+    parts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,16 +105,93 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
     """
     few = tuple(item[:2].detach() for item in inputs_of(x))
     try:
-        program = torch.export.export(model, few, strict=False)
+        with _as_it_trains(model), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they speak of exported programs, and this one is only read
+            program = torch.export.export(model, few, strict=False)
+            if _writes_into_a_view(program.graph):
+                program = program.run_decompositions({})
     except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model raises, under its own frames
-        words = str(error).strip().splitlines()
-        raise TraceError(
-            f"{type(model).__name__} cannot be read on an input of shape "
-            f"{', '.join(str(tuple(item.shape)) for item in few)}: {words[0] if words else type(error).__name__}",
-            allowed="an nn.Module without data-dependent control flow, and an input of the shape it expects",
-            fix="run model(x) first; what runs there and not here is a case for torch.export's documentation",
-        ) from None
+        raise _refusal(model, few, error) from None
     return _operations(program, _first_names(model))
+
+
+@contextmanager
+def _as_it_trains(model: nn.Module) -> Iterator[None]:
+    """Keeps the model from taking another way because it is being read.
+
+    The fused encoder layer of evaluation mode hides what it consists of, and a cumulative average of batch statistics
+    would read its number of batches, which does not touch the value.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    cumulative = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.momentum is None]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module in cumulative:
+            module.momentum = 0.1
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module in cumulative:
+            module.momentum = None
+
+
+def _writes_into_a_view(graph: torch.fx.Graph) -> bool:
+    """Whether some operation in place changes a value that is read later under another name."""
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    base: dict[Any, Any] = {}
+    alias: dict[Any, list[Any]] = {}
+    for node in graph.nodes:
+        returns = _returned_alias(node)
+        origin = base.get(node.args[0], node.args[0]) if returns is not None else node
+        base[node] = origin
+        family = alias.setdefault(origin, [])
+        if returns and origin.op != "placeholder":
+            others = [member for member in family if any(place[user] > place[node] for user in member.users)]
+            if others:
+                return True
+        family.append(node)
+    return False
+
+
+def _returned_alias(node: Any) -> bool | None:
+    """None where an operation returns memory of its own; else whether it writes into its first argument."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.returns or not node.args or not isinstance(node.args[0], torch.fx.Node):
+        return None
+    information = schema.returns[0].alias_info
+    return None if information is None else bool(information.is_write)
+
+
+def _refusal(model: nn.Module, few: tuple[Tensor, ...], error: Exception) -> TraceError:
+    words = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    path = _failing_module(model, error)
+    where = f" at '{path}'" if path else ""
+    shapes = ", ".join(str(tuple(item.shape)) for item in few)
+    return TraceError(
+        f"{type(model).__name__} cannot be read{where} on an input of shape {shapes}: {words}",
+        allowed="an nn.Module without data-dependent control flow, and an input of the shape it expects",
+        fix="run model(x) first; what runs there and not here is a case for torch.export's documentation",
+    )
+
+
+def _failing_module(model: nn.Module, error: BaseException) -> str:
+    """The path of the innermost module whose code was running when the error was raised; empty for the model itself."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        raised = waiting.pop()
+        if raised is None or id(raised) in seen:
+            continue
+        seen.add(id(raised))
+        frame = raised.__traceback__
+        while frame is not None:
+            path = names.get(id(frame.tb_frame.f_locals.get("self")), "")
+            found = path if len(path) > len(found) else found
+            frame = frame.tb_next
+        waiting += [raised.__cause__, raised.__context__]
+    return found
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -131,7 +213,7 @@ def _operations(program: Any, names: dict[str, str]) -> list[Op]:
         if node.op == "placeholder":
             kind, target = kinds.get(node.name, ("input", node.name))
             value = (program.constants[target],) if kind == "constant" else ()
-            operation = Op(kind, target, value, shape=_shape(node))
+            operation = Op(kind, target, value, shape=_shape(node), parts=_parts(node))
         elif node.op == "output":
             outputs = tuple(Ref(numbers[arg]) for arg in node.args[0] if getattr(arg, "name", None) in user_outputs)
             operation = Op("output", "output", args=outputs)
@@ -143,6 +225,7 @@ def _operations(program: Any, names: dict[str, str]) -> list[Op]:
                 kwargs=tuple((key, _plain(value, numbers)) for key, value in node.kwargs.items()),
                 shape=_shape(node),
                 module=_module(node),
+                parts=_parts(node),
             )
         numbers[node] = len(operations)
         operations.append(operation)
@@ -166,6 +249,12 @@ def _plain(value: Any, numbers: dict[Any, int]) -> Any:
 def _shape(node: Any) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
+
+
+def _parts(node: Any) -> tuple[tuple[int, ...], ...]:
+    value = node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else (value,)
+    return tuple(tuple(map(int, part.shape)) for part in values if isinstance(part, Tensor))
 
 
 def _module(node: Any) -> str:

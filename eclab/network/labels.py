@@ -33,3 +33,12 @@ def place_along(units: Tensor, axis: int, ndim: int) -> Tensor:
     shape = [1] * ndim
     shape[axis] = len(units)
     return units.reshape(shape)
+
+
+def distinct(labels: Tensor) -> Tensor:
+    """The same labels with every axis that they are only repeated along cut to size 1, however they lie in memory."""
+    for axis in range(labels.ndim):
+        first = labels.narrow(axis, 0, 1)
+        if labels.stride(axis) == 0 or bool((labels == first).all()):
+            labels = first
+    return labels

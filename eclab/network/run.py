@@ -21,6 +21,9 @@ def plain_call(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs one operation as the model would, out of place, and dropout as identity."""
     if op.name in _NOISE:
         return args[0]
+    if op.name in ("aten.rrelu", "aten.rrelu_with_noise"):
+        low, high = (*args[1:], 0.125, 1 / 3)[:2] if op.name == "aten.rrelu" else (*args[2:], 0.125, 1 / 3)[:2]
+        return torch.nn.functional.leaky_relu(args[0], (low + high) / 2)
     namespace, packet, overload = op.target.split(".") if op.target.count(".") == 2 else ("", "", "")
     target = f"{namespace}.{packet.rstrip('_')}.{overload}" if packet.endswith("_") else op.target
     return resolve(target)(*args, **kwargs)
@@ -109,6 +112,8 @@ def active_units(net: TracedNetwork, x: Any) -> Tensor:
     for number, labels in net.gates:
         units = labels.reshape(-1).to(first.device)
         lit = (values[number] != 0).flatten(1).int()
+        if lit.shape != (len(on), len(units)):  # no sample stands by itself here
+            lit = lit.reshape(-1, len(units)).amax(0).expand(len(on), -1)
         times = torch.zeros(on.shape, dtype=torch.int32, device=first.device).index_add_(1, units, lit)
         touched = torch.unique(units)
         on[:, touched] &= times[:, touched] > 0
