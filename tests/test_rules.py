@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 import eclab
+from eclab.network.rules import supported
 
 F64 = torch.float64
 Function = Callable[["Around", Tensor], Any]
@@ -183,3 +184,134 @@ def test_what_a_rule_pins_has_a_reason(name: str, training: bool) -> None:
     units = [net.unit(int(unit)) for unit in net.layer("first").units]
     assert {unit.state for unit in units} == {"pinned"}
     assert re.search(words, units[0].reason), units[0].reason
+
+
+# rules of the user's own ----------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("eclab_tests::steep", mutates_args=())
+def steep(z: Tensor) -> Tensor:
+    """Twice a ReLU, as an operation that eclab cannot look into."""
+    return 2 * z.clamp(min=0)
+
+
+@steep.register_fake
+def _(z: Tensor) -> Tensor:
+    return torch.empty_like(z)
+
+
+@torch.library.custom_op("eclab_tests::norms", mutates_args=())
+def norms(z: Tensor) -> Tensor:
+    """The length of every channel."""
+    return z.square().sum((2, 3)).sqrt()
+
+
+@norms.register_fake
+def _(z: Tensor) -> Tensor:
+    return z.new_empty(z.shape[:2])
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Conv2d(1, 4, 1), nn.Module(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = self.last(norms(steep(self.first(x))))
+        return value
+
+
+@pytest.fixture
+def registered() -> Any:
+    rules: list[Any] = []
+    yield rules
+    for rule in reversed(rules):
+        eclab.remove_rule(rule)
+
+
+def own() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Own().double(), torch.randn(3, 1, 4, 4, dtype=F64)
+
+
+def test_an_operation_without_a_rule_pins_and_one_with_a_rule_does_not(registered: list[Any]) -> None:
+    model, x = own()
+    net = eclab.trace(model, x, verify=True)
+    assert net.num_units == 0
+    assert {net.unit(int(u)).reason for u in net.layer("first").units} == {
+        "eclab_tests.steep has no rule, so its inputs keep their scale"
+    }
+    registered.append(eclab.register_rule(steep, "elementwise", words="a steep ReLU", note="ours"))
+    registered.append(eclab.register_rule("eclab_tests.norms", "channels"))
+    net = eclab.trace(model, x, verify=True)
+    assert {net.unit(int(u)).state for u in net.layer("first").units} == {"free"}
+    before = model(x)
+    eclab.rescale_(net, "first", 2, 7.0)
+    torch.testing.assert_close(model(x), before, rtol=1e-12, atol=1e-12)
+    assert ("a steep ReLU", "scales freely", "ours") in supported()
+    # its paths count; its channels' lengths are no sum over paths, which the norm says
+    assert net.count_paths() == 4 * 2 * 2 + 2
+    with pytest.raises(eclab.ChartError, match=r"paths have no value through eclab_tests\.norms"):
+        net.path_norm()
+
+
+def test_paths_run_through_a_rule_that_works_element_by_element(registered: list[Any]) -> None:
+    registered.append(eclab.register_rule(torch.ops.eclab_tests.steep, "elementwise"))
+
+    class Steep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            value: Tensor = steep(x)
+            return value
+
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 4), nn.Linear(4, 2)]
+    x = torch.ones(1, 3)
+    own_net = eclab.trace(nn.Sequential(layers[0], Steep(), layers[1]), x)
+    plain = eclab.trace(nn.Sequential(layers[0], nn.ReLU(), layers[1]), x)
+    assert own_net.path_norm(1) == plain.path_norm(1)
+    assert own_net.top_paths(3)[0].value == plain.top_paths(3)[0].value
+
+
+def test_a_labelling_function_of_ones_own(registered: list[Any]) -> None:
+    def lengths(tracer: Any, op: Any) -> Tensor:
+        labels: Tensor = tracer.labels(op.args[0])
+        return labels[:, :, 0, 0]
+
+    registered.append(eclab.register_rule(["eclab_tests.norms"], lengths, words="lengths"))
+    registered.append(eclab.register_rule(steep, "elementwise"))
+    assert eclab.trace(*own(), verify=True).num_units == 4
+
+
+def test_a_rule_that_breaks_homogeneity_is_found_in_numbers(registered: list[Any]) -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 3), nn.Hardshrink(), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            value: Tensor = self.body(x)
+            return value
+
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), Inner(), nn.Linear(3, 2))
+    registered.append(eclab.register_rule("aten.hardshrink", "elementwise", replace=True))
+    x = torch.randn(2, 2)
+    assert eclab.trace(model, x).num_units == 7  # unasked it is believed
+    with pytest.raises(eclab.TraceError, match=r"the rule of aten\.hardshrink at '2\.body\.1' does not hold"):
+        eclab.trace(model, x, verify=True)
+
+
+def test_rules_that_are_refused() -> None:
+    with pytest.raises(eclab.SettingError, match=r"aten\.relu has a rule already.*replace=True"):
+        eclab.register_rule(torch.ops.aten.relu.default, "elementwise")
+    with pytest.raises(eclab.SettingError, match="the rule is 'homogeneous'"):
+        eclab.register_rule("eclab_tests.other", "homogeneous")
+    with pytest.raises(eclab.SettingError, match="names no operation"):
+        eclab.register_rule(nn.ReLU, "elementwise")
+    with pytest.raises(eclab.SettingError, match="no operation is named"):
+        eclab.register_rule([], "elementwise")
+    rule = eclab.register_rule("aten.relu", "pins", replace=True)
+    assert eclab.trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2)).num_units == 0
+    eclab.remove_rule(rule)
+    assert eclab.trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2)).num_units == 3
+    with pytest.raises(eclab.SettingError, match=r"the rule of aten\.relu is not in force"):
+        eclab.remove_rule(rule)

@@ -34,8 +34,9 @@ def bent(name: str) -> Labelling:
 
     def label(tracer: Tracer, op: Op) -> Tensor:
         labels = carried(tracer, op.args[0])
-        tracer.activate(op, name, gate=False)
-        tracer.pin(labels, f"{name}{at(op)} is not positively homogeneous: {name}(c·z) ≠ c·{name}(z)")
+        called = "relu6" if name == "hardtanh" and op.args[1:] == (0.0, 6.0) else name
+        tracer.activate(op, called, gate=False)
+        tracer.pin(labels, f"{called}{at(op)} is not positively homogeneous: {called}(c·z) ≠ c·{called}(z)")
         return labels
 
     return label

@@ -14,16 +14,29 @@ from eclab.network.network import TracedNetwork
 Call = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
 
 _SIZED = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"})
-_NOISE = frozenset({"aten.dropout", "aten.feature_dropout"})
+_NOISE = frozenset(f"aten.{name}" for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
+_PROBABILITY = {
+    "aten.scaled_dot_product_attention": 4,
+    "aten.lstm": 6,
+    "aten.gru": 6,
+    "aten.rnn_tanh": 6,
+    "aten.rnn_relu": 6,
+}
+"""Where other operations are told how much to drop, or that they train."""
 
 
 def plain_call(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs one operation as the model would, out of place, and dropout as identity."""
+    """Runs one operation as the model would, out of place, and without the noise of training."""
     if op.name in _NOISE:
         return args[0]
     if op.name in ("aten.rrelu", "aten.rrelu_with_noise"):
         low, high = (*args[1:], 0.125, 1 / 3)[:2] if op.name == "aten.rrelu" else (*args[2:], 0.125, 1 / 3)[:2]
         return torch.nn.functional.leaky_relu(args[0], (low + high) / 2)
+    place = _PROBABILITY.get(op.name)
+    if place is not None and place < len(args):
+        args = (*args[:place], type(args[place])(0), *args[place + 1 :])
+    if "dropout_p" in kwargs:
+        kwargs = kwargs | {"dropout_p": 0.0}
     namespace, packet, overload = op.target.split(".") if op.target.count(".") == 2 else ("", "", "")
     target = f"{namespace}.{packet.rstrip('_')}.{overload}" if packet.endswith("_") else op.target
     return resolve(target)(*args, **kwargs)
@@ -70,6 +83,8 @@ def run(
         else:
             args = batch.fitted(op, _filled(op.args, values))
             value = call(op, args, {key: _filled(item, values) for key, item in op.kwargs})
+            if isinstance(value, Tensor):  # what the model makes or converts by itself
+                value = _converted(value, like)
         values.append(value)
     return values
 
