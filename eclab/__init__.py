@@ -51,7 +51,6 @@ if TYPE_CHECKING:
         landscape,
         sharpness,
     )
-    from eclab.measures import Sharpness, basis_path_norm, sharpness
     from eclab.network.rules import register_rule, remove_rule
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
@@ -101,7 +100,6 @@ _PUBLIC = {
         "landscape",
         "sharpness",
     ),
-    "eclab.measures": ("Sharpness", "basis_path_norm", "sharpness"),
     "eclab.network.rules": ("register_rule", "remove_rule"),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),

@@ -15,7 +15,8 @@ from eclab.network.graph import Op, resolve
 from eclab.network.network import TracedNetwork
 from eclab.network.rules import BY_NAME, MOVES
 from eclab.network.run import plain_call, run
-from eclab.paths.unrolled import named_arguments, per_axis_numbers, window_sum
+from eclab.paths.scaled import named_arguments
+from eclab.paths.unrolled_pools import per_axis_numbers, window_sum
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,10 @@ def _moved(op: Op, named: dict[str, Any]) -> Tensor:
 
 _SAME = (
     "relu", "leaky_relu", "prelu", "neg", "dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "to",
+    "rrelu", "abs", "clamp", "clamp_min", "clamp_max", "threshold", "lift_fresh_copy",
 )  # fmt: skip
+_SEVERAL = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
+"""Operations with several values, which have no sums here."""
 
 HANDLERS: dict[str, Handler] = {
     **{f"aten.{name}": _weighted for name in ("linear", *(f"conv{n}d" for n in (1, 2, 3)))},
@@ -277,6 +281,6 @@ HANDLERS: dict[str, Handler] = {
     **{f"aten.avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive_avg_pool for n in (1, 2, 3)},
     **{f"aten.{name}": _same for name in _SAME},
-    **{f"aten.{name}": _moved for name in MOVES},
+    **{f"aten.{name}": _moved for name in (*MOVES, "cat", "concat", "concatenate") if name not in _SEVERAL},
 }
 """What each operation does to the squares on their way."""

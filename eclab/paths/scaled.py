@@ -40,7 +40,7 @@ def doubled(value: Scaled) -> Scaled:
     return Scaled(value.mantissa.double(), value.log_scale)
 
 
-def arguments(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def named_arguments(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """An operation's arguments by name, with the defaults of those not given."""
     schema = resolve(op.target)._schema.arguments  # type: ignore[attr-defined]
     named = {argument.name: argument.default_value for argument in schema}

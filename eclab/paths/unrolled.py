@@ -14,7 +14,7 @@ from eclab.network.graph import Op, resolve
 from eclab.network.rules import BY_NAME, MOVES, RULES
 from eclab.network.run import plain_call
 from eclab.paths import unrolled_pools as pools
-from eclab.paths.scaled import Scaled, arguments, doubled, normalised, per_channel, power, scaled, sum_of
+from eclab.paths.scaled import Scaled, doubled, named_arguments, normalised, per_channel, power, scaled, sum_of
 
 Handler = Callable[[Op, tuple[Any, ...], dict[str, Any], float], Any]
 """From an operation, its arguments and ``p`` to its value: one :class:`Scaled`, or a list of them."""
@@ -71,7 +71,7 @@ def _near(value: Scaled, axis: int, weight: Tensor, p: float) -> bool:
 
 
 def _linear(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     return _affine(scaled(named["input"]), named["weight"], named["bias"], p)
 
 
@@ -84,7 +84,7 @@ def _affine(value: Scaled, weight: Tensor, bias: Tensor | None, p: float) -> Sca
 
 
 def _conv(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     value, groups, weight, bias = scaled(named["input"]), named["groups"], named["weight"], named["bias"]
 
     def apply(inside: Tensor, powers: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -101,7 +101,7 @@ def _conv(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Sc
 
 
 def _conv_transpose(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = per_channel(doubled(scaled(named["input"])), 1)
     groups, weight, bias = named["groups"], named["weight"].double(), named["bias"]
     # rows are outputs: [in, out/g, …] becomes [out, in/g, …] and back
@@ -124,7 +124,7 @@ def _addmm(_op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], p: float) ->
 
 def _batch_norm(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
     """Frozen statistics: the factor ``γ/σ`` and the offset ``β − γ μ/σ`` of every channel."""
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     value = scaled(named["input"])
     deviation = (named["running_var"].double() + named["eps"]).sqrt()
     factor = deviation.reciprocal() * (1.0 if named["weight"] is None else named["weight"].double())
@@ -157,7 +157,7 @@ def _masked(op: Op, args: tuple[Any, ...], _kwargs: dict[str, Any], _p: float) -
 
 
 def _mean(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     value, dim = scaled(named["self"]), named["dim"]
     axes = [axis % value.mantissa.ndim for axis in ((dim,) if isinstance(dim, int) else dim)]
     mantissa, scale = per_channel(value, 1)

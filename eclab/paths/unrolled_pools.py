@@ -11,21 +11,21 @@ from torch.nn import functional
 
 from eclab.network.graph import Op, resolve
 from eclab.network.run import plain_call
-from eclab.paths.scaled import Scaled, arguments, normalised, per_channel, scaled
+from eclab.paths.scaled import Scaled, named_arguments, normalised, per_channel, scaled
 
 
-def _numbers(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+def per_axis_numbers(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     """A pooling argument as one number an axis."""
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return numbers * axes if len(numbers) == 1 else numbers
 
 
-def _window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], size: Sequence[int]) -> Tensor:
+def window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], size: Sequence[int]) -> Tensor:
     """Sum over every window; ``left`` zeros stand before each axis and as many as needed behind it."""
     axes = len(size)
-    kernel = _numbers(named["kernel_size"], axes)
-    stride = _numbers(named["stride"] or kernel, axes)
-    dilation = _numbers(named.get("dilation", 1), axes)
+    kernel = per_axis_numbers(named["kernel_size"], axes)
+    stride = per_axis_numbers(named["stride"] or kernel, axes)
+    dilation = per_axis_numbers(named.get("dilation", 1), axes)
     pads: list[int] = []
     for axis in reversed(range(axes)):
         reach = (size[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1
@@ -38,33 +38,33 @@ def _window_sum(value: Tensor, named: dict[str, Any], left: tuple[int, ...], siz
 
 def max_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> Scaled:
     """A sum over the window."""
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = per_channel(scaled(named["self"]), 1)
-    left = _numbers(named["padding"], mantissa.ndim - 2)
-    return normalised(_window_sum(mantissa, named, left, op.parts[0][2:]), scale, 1)
+    left = per_axis_numbers(named["padding"], mantissa.ndim - 2)
+    return normalised(window_sum(mantissa, named, left, op.parts[0][2:]), scale, 1)
 
 
 def avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
     """A sum over the window with weights ``1/n``."""
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = per_channel(scaled(named["self"]), 1)
     size = op.shape[2:]
-    left = _numbers(named["padding"], len(size))
-    summed = _window_sum(mantissa, named, left, size)
+    left = per_axis_numbers(named["padding"], len(size))
+    summed = window_sum(mantissa, named, left, size)
     present = mantissa.new_ones(1, 1, *mantissa.shape[2:])
     if named.get("divisor_override"):
         n = present.new_full((1,) * present.ndim, named["divisor_override"])
     elif named["count_include_pad"]:
         around = [width for axis in reversed(left) for width in (axis, axis)]
-        n = _window_sum(functional.pad(present, around, value=1.0), named, (0,) * len(size), size)
+        n = window_sum(functional.pad(present, around, value=1.0), named, (0,) * len(size), size)
     else:
-        n = _window_sum(present, named, left, size)
+        n = window_sum(present, named, left, size)
     return normalised(summed, scale.reshape(1, -1, *[1] * len(size)) - p * n.log(), 1)
 
 
 def adaptive_avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: float) -> Scaled:
     """The same with windows that share the grid."""
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     mantissa, scale = per_channel(scaled(named["self"]), 1)
     axes = len(op.shape) - 2
     n = mantissa.new_ones([1] * (axes + 2))
@@ -77,7 +77,7 @@ def adaptive_avg_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], p: 
 
 def adaptive_max_pool(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], _p: float) -> Scaled:
     """Sums over windows that share the grid."""
-    named = arguments(op, args, kwargs)
+    named = named_arguments(op, args, kwargs)
     value, size = scaled(named["self"]), op.parts[0][2:]
     mantissa, scale = per_channel(value, 1)
     for axis, after in enumerate(size):
