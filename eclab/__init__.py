@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from eclab.network.rules import register_rule, remove_rule
     from eclab.network.spec import NetworkSpec
     from eclab.notebook import parameters, record
-    from eclab.optim import EC, ECSGD, clip_class_grad_norm_
+    from eclab.optim import EC, ECSGD, ENormSGD, PathSGD, clip_class_grad_norm_
     from eclab.paths.chart import Chart
     from eclab.race import Race, Result
     from eclab.widgets import Lab
@@ -103,7 +103,13 @@ _PUBLIC = {
     "eclab.network.rules": ("register_rule", "remove_rule"),
     "eclab.network.spec": ("NetworkSpec",),
     "eclab.notebook": ("parameters", "record"),
-    "eclab.optim": ("EC", "ECSGD", "clip_class_grad_norm_"),
+    "eclab.optim": (
+        "EC",
+        "ECSGD",
+        "ENormSGD",
+        "PathSGD",
+        "clip_class_grad_norm_",
+    ),
     "eclab.paths.chart": ("Chart",),
     "eclab.race": ("Race", "Result"),
     "eclab.widgets": ("Lab",),
@@ -120,6 +126,7 @@ __all__ = [
     "ChartSensitivity",
     "CheckpointError",
     "DataError",
+    "ENormSGD",
     "EclabError",
     "FunctionChange",
     "Lab",
@@ -128,6 +135,7 @@ __all__ = [
     "Network",
     "NetworkSpec",
     "NonFiniteError",
+    "PathSGD",
     "Race",
     "Result",
     "ScaleError",

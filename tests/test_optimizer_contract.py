@@ -22,6 +22,14 @@ Make = Callable[..., torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
     "ECSGD": lambda net, **more: eclab.ECSGD(net, **({"lr": 0.05} | more)),
     "ECSGD, momentum": lambda net, **more: eclab.ECSGD(net, **({"lr": 0.02, "momentum": 0.9} | more)),
+    "PathSGD": lambda net, **more: eclab.PathSGD(net, **({"lr": 0.05} | more)),
+    "PathSGD, momentum, decay": lambda net, **more: eclab.PathSGD(
+        net, **({"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01} | more)
+    ),
+    "ENormSGD": lambda net, **more: eclab.ENormSGD(net, **({"lr": 0.05} | more)),
+    "ENormSGD, Nesterov, decay, to convergence": lambda net, **more: eclab.ENormSGD(
+        net, **({"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "sweeps": None} | more)
+    ),
     "ECSGD, Nesterov, decay": lambda net, **more: eclab.ECSGD(
         net, **({"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01} | more)
     ),
@@ -329,4 +337,4 @@ def test_gradients_are_left_as_they_are(make: Make, net: Network) -> None:
 def test_it_prints_its_settings(make: Make, net: Network) -> None:
     text = repr(make(net))
     assert "lr: 0.0" in text
-    assert "guard: 0.1" in text
+    assert "ECSGD" not in text or "guard: 0.1" in text

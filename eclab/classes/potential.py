@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -63,7 +64,11 @@ class ScaleGraph:
         self.ground = [w for w, (head, tail) in pairs if not bool(head.any() or tail.any())]
         self.cyclic = _has_cycle(net, self.inner)
         self.keep = sum(w.numel for w in self.inner) <= _KEPT_VALUES
-        self.groups = _groups(net, self.inner)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The free scales, layer by layer."""
+        return _groups(self.net, self.inner)
 
     def log_scales(self, scales: Tensor | None) -> Tensor:
         """Logarithms of scales given by the user, float64 ``[H + 1]``; zeros without any."""

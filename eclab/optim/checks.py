@@ -128,6 +128,19 @@ def check_finite(parameters: Iterable[Tensor], where: str) -> None:
             )
 
 
+def check_all_finite(weights: Sequence[Weight], tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Refuses a weight or gradient of the network that is NaN or infinite."""
+    held = [*tensors, *(gradient for gradient in gradients if gradient is not None)]
+    if not all(bool(tensor.isfinite().all()) for tensor in held):
+        raise diagnosis(weights, tensors, gradients, None)
+
+
+def refuse_overflow(values: Sequence[Tensor]) -> None:
+    """Refuses new weights that are not finite."""
+    if not all(bool(value.isfinite().all()) for value in values):
+        raise NonFiniteError("the step overflows; no weight was changed", fix="lower the learning rate")
+
+
 def diagnosis(
     weights: Sequence[Weight], tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], chart: Chart | None
 ) -> EclabError:
