@@ -81,6 +81,8 @@ export function scaleSlider(ctx, patches, layer, unit) {
     h("div", { class: "ec-ticks", "aria-hidden": "true" }, ...["10⁻³", "10⁻²", "10⁻¹", "1", "10", "10²", "10³"].map((t) => h("span", { text: t }))));
 }
 
+const NO_BOUND = "no bound for rounding is known of batch-norm and of what is not homogeneous";
+
 /** Whether two numbers differ visibly. @param {number | null | undefined} a @param {number | null | undefined} b */
 function moved(a, b) {
   return typeof a === "number" && typeof b === "number" && Math.abs(a - b) > 0.005 * Math.max(Math.abs(a), Math.abs(b));
@@ -127,15 +129,16 @@ export function functionChange(ctx, patches) {
     ["max |Δ output|", () => {
       const c = changed();
       if (!c) return "—";
-      return { text: num(c.max_abs, 2), tone: c.max_abs <= c.bound ? "ok" : "bad" };
+      return { text: num(c.max_abs, 2), tone: c.same === null ? "" : c.same ? "ok" : "bad" };
     }, "largest change of any output on the probe batch, against the network before the rescaling"],
-    ["float bound", () => num(changed()?.bound, 2), "what rounding alone may change"],
+    ["float bound", () => (changed()?.same === null ? { text: "—", title: NO_BOUND } : num(changed()?.bound, 2)), "what rounding alone may change"],
   ]);
   const verdict = h("p", { class: "ec-verdict" });
   patches.push(() => {
     const c = changed();
-    write(verdict, !c ? "not rescaled yet" : c.same ? "same function, same class ✓" : "the function changed ✗");
-    verdict.dataset.tone = !c ? "" : c.same ? "ok" : "bad";
+    write(verdict, !c ? "not rescaled yet" : c.same === null ? `outputs up to ${num(c.size)} moved by ${num(c.max_abs, 2)}; ${NO_BOUND}`
+      : c.same ? "same function, same class ✓" : "the function changed ✗");
+    verdict.dataset.tone = !c || c.same === null ? "" : c.same ? "ok" : "bad";
   });
   return card(list, verdict);
 }

@@ -39,6 +39,7 @@ export class Edges {
     this.group.replaceChildren();
     const { tree = [], b = [] } = this.ctx.state.skeleton ?? {};
     this.covered = new Set([...tree, ...b].map((e) => edgeKey(...e)));
+    for (const join of this.ctx.state.joins ?? []) this.#join(join);
     if (!this.onCanvas) links.forEach((_, index) => this.#lines(index));
     const ratio = globalThis.devicePixelRatio || 1;
     this.canvas.width = Math.round(layout.width * ratio);
@@ -46,6 +47,13 @@ export class Edges {
     this.canvas.style.width = `${layout.width}px`;
     this.canvas.style.height = `${layout.height}px`;
     this.paint();
+  }
+
+  /** What leads on unchanged (an addition, a batch-norm): one grey line a unit. */
+  #join({ from, to, pairs }) {
+    const past = to - from > 1;
+    const path = (tail, head) => (past ? arcPath(this.layout, from, to, tail, head) : edgePath(this.layout, from, to, tail, head));
+    for (const [tail, head] of pairs) this.group.append(svg("path", { d: path(tail, head), class: "ec-join" }));
   }
 
   /** @param {number} link */
@@ -149,6 +157,16 @@ export class Edges {
     });
     pen.globalAlpha = 1;
   }
+}
+
+/** A way past the layers in between, below their units. @returns {string} */
+function arcPath(layout, from, to, tail, head) {
+  const [start, end] = [layout.columns[from], layout.columns[to]];
+  const [x0, x1] = edgeSpan(start, end);
+  const [y0, y1] = [unitPoint(start, tail).y, unitPoint(end, head).y];
+  const sag = Math.min(start.spacing, end.spacing) * 0.5;
+  const bend = Math.min(layout.gap * 0.6, (x1 - x0) / 3);
+  return `M${x0},${y0}C${x0 + bend / 2},${y0} ${x0 + bend / 2},${y0 + sag} ${x0 + bend},${y0 + sag}L${x1 - bend},${y1 + sag}C${x1 - bend / 2},${y1 + sag} ${x1 - bend / 2},${y1} ${x1},${y1}`;
 }
 
 /**

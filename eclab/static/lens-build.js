@@ -8,6 +8,8 @@ import { count, parseNumber, percent } from "./format.js";
 
 const OWN = "This lab was opened on a model of your own. Its layers are changed in Python; eclab.Lab() without a model lets you build here.";
 
+const KINDS = { conv: "convolution", transposed: "transposed convolution", linear: "fully connected", input: "input", norm: "batch-norm", sum: "sum", op: "operation" };
+
 /** @param {Context} ctx @returns {HTMLElement[]} */
 function buildToolbar(ctx) {
   const { state, wire } = ctx;
@@ -55,7 +57,7 @@ function layerCards(ctx, index) {
   const parts = [];
   const link = state.links.find((l) => l.to === index);
   parts.push(card(readings(ctx.patches, [
-    ["kind", () => ({ text: layer.kind === "conv" ? "convolution" : layer.kind === "input" ? "input" : "fully connected" })],
+    ["kind", () => KINDS[layer.kind] ?? layer.kind],
     [layer.kind === "conv" ? "channels" : "units", () => count(layer.width)],
     ...(layer.kernel ? [["kernel", () => layer.kernel.join(" × ")]] : []),
     ...(layer.shape?.length > 1 ? [["output", () => layer.shape.join(" × ")]] : []),

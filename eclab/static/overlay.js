@@ -29,7 +29,7 @@ function heading(ctx, column, layout) {
 /** @param {any} layer */
 function sizeText(layer) {
   const kernel = layer.kernel ? ` · ${layer.kernel.join("×")}` : "";
-  return `${count(layer.width)}${kernel}`;
+  return `${count(layer.width)}${kernel}${{ norm: " · norm", sum: " · sum" }[layer.kind] ?? ""}`;
 }
 
 /** @param {Context} ctx @param {number} index */

@@ -99,9 +99,14 @@ class LaneView:
     net: Network
     _lane: Lane | None = field(default=None, repr=False)
 
-    @cached_property
+    @property
     def chart(self) -> Chart:
-        """The chart that its skeleton and coordinates are of."""
+        """The chart that its skeleton and coordinates are of: its optimizer's, which may re-base, else the diagonal."""
+        own: Chart | None = None if self._lane is None else getattr(self._lane.optimizer, "chart", None)
+        return self._diagonal if own is None else own
+
+    @cached_property
+    def _diagonal(self) -> Chart:
         return self.net.chart("diagonal")
 
     @property
@@ -159,7 +164,7 @@ class Bench:
             self.race = Race(source, setup.data, **setup.settings.race_arguments(len(setup.data.x_train)))
             self.x, self.y = self.race.task.x[:PROBE], self.race.task.y[:PROBE]
             self.lanes = [LaneView(lane.name, lane.label, lane.colour, lane.net, lane) for lane in self.race.lanes]
-        self.picture = Picture(self.lanes[0].net, self.lanes[0].chart)
+        self.picture = Picture(self.lanes[0].net)
         self.scaling = Scaling(self)
         self.moments = Moments()
 
@@ -212,6 +217,15 @@ def _look_only(setup: Setup) -> tuple[Tensor, Network]:
         raise SettingError("a model came without inputs", fix="pass a few samples: eclab.Lab(model, x)")
     device = settings.device(setup.settings.device)
     dtype = setup.settings.dtype
-    x = torch.as_tensor(setup.x)[:PROBE].to(device=device, dtype=dtype)
+    x = setup.x[:PROBE].to(device=device, dtype=dtype)
     model = copy.deepcopy(setup.model).to(device=device, dtype=dtype)
+    try:
+        with torch.no_grad():
+            model(x[:2])
+    except Exception as problem:
+        shape = "×".join(map(str, x.shape[1:]))
+        raise SettingError(
+            f"the model cannot take samples of {shape} ({str(problem).splitlines()[0]})",
+            fix="pass x as the model would get it, [samples, ...]",
+        ) from None
     return x, trace(model, x)

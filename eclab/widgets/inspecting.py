@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eclab.classes import function_change, same_class
 from eclab.errors import SettingError
-from eclab.network.run import active_units
+from eclab.network.run import active_units, run
 from eclab.paths.skeleton import Edge
 from eclab.widgets.measure import Measure
 from eclab.widgets.messages import finite
@@ -26,8 +26,7 @@ def unit(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, layer: in
     """A unit: whether it scales, its scale, and its numbers before and after."""
     number = bench.picture.unit(layer, index)
     found = bench.net.unit(number)
-    name = bench.picture.layer(layer).name
-    totals = scaling.totals(lane).get(name)
+    factors = scaling.by_unit(lane)
     return {
         "kind": "unit",
         "lane": lane.name,
@@ -36,7 +35,7 @@ def unit(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, layer: in
         "name": found.name,
         "state": found.state,
         "reason": found.reason,
-        "c": 1.0 if totals is None else float(totals[index]),
+        "c": 1.0 if factors is None else float(factors[number]),
         **_before_after(bench, lane, scaling, now, torch.tensor([number])),
     }
 
@@ -49,7 +48,7 @@ def layer(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, index: i
     found = bench.picture.layer(index)
     states = [bench.net.unit(int(number)).state for number in found.units]
     parameters = sum(bench.net.weight(name).numel for name in (found.weight, found.bias) if name)
-    totals = scaling.totals(lane).get(found.name)
+    factors = scaling.by_unit(lane)
     return {
         "kind": "layer",
         "lane": lane.name,
@@ -58,7 +57,7 @@ def layer(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, index: i
         "parameters": parameters,
         **{state: states.count(state) for state in ("free", "tied", "pinned")},
         "reason": next((u.reason for u in (bench.net.unit(int(n)) for n in found.units) if u.reason), ""),
-        "c": _common(totals),
+        "c": _common(None if factors is None else factors[found.units.cpu()]),
         **_before_after(bench, lane, scaling, now, found.units),
     }
 
@@ -80,8 +79,16 @@ def _before_after(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, 
     if base is not None:
         before = _finite(base.measure.norms(units))
         moved = function_change(base.state, lane.net, bench.x)
-        change = {"max_abs": finite(moved.max_abs), "bound": finite(moved.bound), "same": bool(moved)}
+        same = None if moved.bound is None else bool(moved)
+        change = {"max_abs": finite(moved.max_abs), "bound": finite(moved.bound), "same": same}
+        if moved.bound is None:
+            change["size"] = _output_size(lane, bench.x)
     return {"before": before, "after": after, "change": change, "why": now.why}
+
+
+def _output_size(lane: LaneView, x: Tensor) -> float | None:
+    """The largest output, to compare a change with where no bound for rounding is known."""
+    return finite(max(float(output.detach().abs().max()) for output in run(lane.net, x)[-1]))
 
 
 def _finite(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -149,7 +156,9 @@ def _path(bench: Bench, edges: Sequence[Edge], values: Iterable[float], value: f
 
 
 def _values(lane: LaneView, edges: Sequence[Edge]) -> list[float]:
-    return [float(lane.net.weight(one.parameter).parameter.detach()[one.index]) for one in edges]
+    return [
+        float(lane.net.weight(one.parameter).parameter.detach()[one.index]) if one.parameter else 1.0 for one in edges
+    ]
 
 
 def _active(bench: Bench, lane: LaneView, edges: Sequence[Edge]) -> bool:

@@ -196,7 +196,7 @@ def layers(picture: Picture, spec: NetworkSpec | None) -> list[dict[str, Any]]:
             {
                 "index": number,
                 "name": layer.name,
-                "label": "outputs" if layer.output else f"layer {number}",
+                "label": "outputs" if layer.output else _label(layer.name if spec is None else str(number)),
                 "kind": layer.kind,
                 "width": layer.width,
                 "activation": layer.activation,
@@ -211,6 +211,10 @@ def layers(picture: Picture, spec: NetworkSpec | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _label(name: str) -> str:
+    return f"layer {name}" if name.isdigit() else name
 
 
 def _input_layer(picture: Picture, spec: NetworkSpec | None) -> dict[str, Any]:
@@ -269,17 +273,18 @@ def links(picture: Picture) -> list[dict[str, Any]]:
 
 
 def network_name(layers_: Sequence[Layer], inputs: int) -> str:
-    """An own model in a few words: its widths."""
-    widths = [inputs, *(layer.width for layer in layers_)]
-    return "–".join(map(str, widths))
+    """An own model in a few words: its widths, of a deep one the first and the last."""
+    widths = [str(width) for width in (inputs, *(layer.width for layer in layers_))]
+    return "–".join(widths if len(widths) <= 8 else [*widths[:3], "…", *widths[-2:]])
 
 
-def scales_shown(picture: Picture, scales: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """The factors of the units that are drawn, for the layers that have any."""
+def scales_shown(picture: Picture, scales: Tensor | None) -> dict[str, list[float]]:
+    """The factors of the units that are drawn, for the layers that have any; ``scales`` by unit, ``[num_nodes]``."""
     shown: dict[str, list[float]] = {}
-    for name, factors in scales.items():
-        number = picture.number(name)
-        shown[str(number)] = factors[picture.windows[number].units].tolist()
+    for number, layer in enumerate(picture.layers if scales is not None else (), 1):
+        factors = scales[layer.units.cpu()]  # type: ignore[index]  # there are no layers where it is None
+        if bool((factors != 1).any()):
+            shown[str(number)] = factors[picture.windows[number].units].tolist()
     return shown
 
 

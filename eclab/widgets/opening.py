@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from eclab.errors import SettingError
 from eclab.widgets import presets
@@ -63,8 +64,22 @@ def _own_model(model: nn.Module, x: Any, y: Any, data: Any, settings: Mapping[st
     if x is None and data is None:
         raise SettingError("a model came without inputs", fix="pass a few samples: eclab.Lab(model, x)")
     if x is not None and y is None:
-        return Setup(None, model, None, x, found)
+        return Setup(None, model, None, _inputs(x), found)
     return Setup(None, model, _dataset(x, y, data, found.seed), None, found)
+
+
+def _inputs(x: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise SettingError(f"the inputs x are a {type(x).__name__}", allowed="numbers [samples, ...]") from problem
+    if found.ndim < 2 or not len(found):
+        raise SettingError(
+            f"the inputs x have the shape {tuple(found.shape)}",
+            allowed="at least one sample along the first axis: [samples, ...]",
+            fix="pass a few samples as the model would get them",
+        )
+    return found
 
 
 def _own_spec(model: Any, x: Any, y: Any, data: Any, settings: Mapping[str, Any]) -> Setup:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eclab.errors import SettingError
+from eclab.network.network import Weight
 
 if TYPE_CHECKING:
     from eclab.facade import Network
-    from eclab.network.network import Layer
     from eclab.paths.chart import Chart
     from eclab.paths.skeleton import Edge
 
@@ -40,6 +41,35 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
+class Column:
+    """Units that are drawn above each other: a layer's, or those of an addition or another operation without weights.
+
+    Attributes:
+        name: the layer's, or the module's path.
+        kind: the layer's, or ``"sum"`` for an addition, ``"op"`` for what is neither.
+        units: int64 ``[width]``, numbers of its units.
+        weight, bias: names of its parameters; empty for none.
+        shape: of the weight.
+        activation, output, grid: as of a layer.
+    """
+
+    name: str
+    kind: str
+    units: Tensor
+    weight: str = ""
+    bias: str | None = None
+    shape: tuple[int, ...] = ()
+    activation: str = ""
+    output: bool = False
+    grid: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return len(self.units)
+
+
+@dataclass(frozen=True, eq=False)
 class Link:
     """The weights of one parameter between two layers.
 
@@ -50,6 +80,7 @@ class Link:
         columns: int64 ``[units of the source, parallel columns]``; where in axis 1 of the parameter each unit's
             weights stand (several behind a flatten).
         taps: kernel taps a column has.
+        turned: whether axis 0 of the parameter runs over tails, as in a transposed convolution.
     """
 
     source: int
@@ -59,10 +90,13 @@ class Link:
     shape: tuple[int, ...]
     columns: Tensor
     taps: int
+    turned: bool = False
 
     def block(self, net: Network, rows: Window, columns: Window) -> Tensor:
         """The weights of a lane's network between two windows: ``[rows, columns, parallel edges]``."""
         parameter = net.weights[self.weight].parameter.detach()
+        if self.turned:
+            parameter = parameter.transpose(0, 1)
         flat = parameter.reshape(parameter.shape[0], parameter.shape[1], -1)[rows.units]
         chosen = self.columns[columns.units]
         picked = flat[:, chosen.reshape(-1).to(flat.device)]
@@ -71,7 +105,9 @@ class Link:
     def middle(self, tail: int, head: int) -> tuple[int, ...]:
         """Place in the parameter of the middle one of the parallel weights from unit ``tail`` to unit ``head``."""
         across = self.columns[tail]
-        return (head, int(across[len(across) // 2]), *(size // 2 for size in self.shape[2:]))
+        place = int(across[len(across) // 2])
+        first = (place, head) if self.turned else (head, place)
+        return (*first, *(size // 2 for size in self.shape[2:]))
 
     @property
     def parallel(self) -> int:
@@ -79,34 +115,64 @@ class Link:
         return self.columns.shape[1] * self.taps
 
 
+def _columns(net: Network) -> tuple[Column, ...]:
+    """The layers, and between them the units that no layer makes, in the order of the units."""
+    columns = [
+        Column(
+            layer.name,
+            layer.kind,
+            layer.units,
+            layer.weight,
+            layer.bias,
+            layer.shape,
+            layer.activation,
+            layer.output,
+            layer.grid,
+        )
+        for layer in net.layers
+    ]
+    made = {unit for column in columns for unit in column.units.tolist()}
+    added = {head for edge in net.edges if not isinstance(edge, Weight) for head in edge.head.reshape(-1).tolist()}
+    outputs = set(net.outputs.tolist())
+    others: dict[str, list[int]] = {}
+    for unit in net.units:
+        if unit.number not in made:
+            others.setdefault(unit.layer, []).append(unit.number)
+    names = {column.name for column in columns}
+    for name, units in others.items():
+        kind = "sum" if units[0] in added else "op"
+        title = name if name not in names else f"{name} ({kind})"
+        columns.append(Column(title, kind, torch.tensor(units), output=outputs.issuperset(units)))
+    return tuple(sorted(columns, key=lambda column: int(column.units.min())))
+
+
 class Picture:
     """Everything about a network's drawing that does not change while it trains.
 
     Args:
         net: the network; all lanes have the same structure.
-        chart: its chart, for the skeleton.
 
     Attributes:
-        layers: the layers with weights; number 0 of the drawing is the inputs, number ``i + 1`` is ``layers[i]``.
+        layers: what is drawn above each other; number 0 of the drawing is the inputs, number ``i + 1`` is
+            ``layers[i]``.
         widths: units of every layer, the inputs' first.
         links: the bands of weights; their order is that of the weights in the network.
-        tree, b: int64 ``[edges, 3]``, the skeleton as (link, tail unit, head unit), indices within their layers.
+        joins: (source, target, pairs of units) of what leads on unchanged, or by weights that are not drawn one by one.
         windows: what is drawn of each layer.
     """
 
-    def __init__(self, net: Network, chart: Chart) -> None:
+    def __init__(self, net: Network) -> None:
         self.net = net
-        self.layers: tuple[Layer, ...] = net.layers
-        self.widths = (net.inputs, *(layer.width for layer in net.layers))
-        self._number = {layer.name: number for number, layer in enumerate(net.layers, 1)}
+        self.layers = _columns(net)
+        self.widths = (net.inputs, *(layer.width for layer in self.layers))
+        self._number = {layer.name: number for number, layer in enumerate(self.layers, 1)}
         self._of_parameter = {
-            name: number for number, layer in enumerate(net.layers, 1) for name in (layer.weight, layer.bias) if name
+            name: number for number, layer in enumerate(self.layers, 1) for name in (layer.weight, layer.bias) if name
         }
         self._places = self._find_places()
         self.links = tuple(link for weight in range(len(net.weights)) for link in self._links(weight))
         self._link_of = {(link.parameter, link.source): number for number, link in enumerate(self.links)}
-        self.tree = self._skeleton(chart.tree)
-        self.b = self._skeleton(chart.b_edges)
+        self.joins = self._find_joins()
         self.windows = [Window(0, width if width <= MOST_UNITS else FOLDED_UNITS) for width in self.widths]
 
     def number(self, name: str) -> int:
@@ -115,7 +181,7 @@ class Picture:
             raise SettingError(f"there is no layer {name!r}", allowed=", ".join(self._number))
         return self._number[name]
 
-    def layer(self, number: int) -> Layer:
+    def layer(self, number: int) -> Column:
         """The layer with weights of that number, from 1."""
         if not 1 <= number <= len(self.layers):
             raise SettingError(f"the layer is {number}", allowed=f"1 to {len(self.layers)}")
@@ -164,8 +230,8 @@ class Picture:
 
     def edge(self, edge: Edge) -> dict[str, Any]:
         """Where an edge is in the drawing; a bias has no link and the tail -1."""
-        target = self._of_parameter[edge.parameter]
-        head = self._place(edge.head, target)[1]
+        target = self._of_parameter.get(edge.parameter, len(self.layers))
+        target, head = self._place(edge.head, target)
         if edge.tail == 0:
             return {"link": None, "from": target - 1, "to": target, "tail": -1, "head": head}
         source, tail = self._place(edge.tail, target - 1)
@@ -197,7 +263,7 @@ class Picture:
     def _links(self, which: int) -> list[Link]:
         """A parameter's links; none for a bias, nor where groups of rows have different tails (not drawn yet)."""
         weight = self.net.weights[which]
-        if weight.kind == "bias" or weight.tail.shape[0] > 1:
+        if weight.kind in ("bias", "scale") or weight.groups > 1:
             return []
         target = self._of_parameter[weight.name]
         found: dict[int, dict[int, list[int]]] = {}
@@ -215,10 +281,46 @@ class Picture:
                 weight.shape,
                 torch.tensor([units[index] for index in sorted(units)]),
                 taps,
+                turned=weight.axes == (1, 0),
             )
             for source, units in found.items()
             if len(units) == self.widths[source] and len({len(columns) for columns in units.values()}) == 1
         ]
+
+    def _find_joins(self) -> tuple[tuple[int, int, NDArray[np.int64]], ...]:
+        """Additions; batch-norms, which take each unit to the one behind it; and grouped convolutions."""
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for tail, head in self._pairs():
+            target, to = self._place(head, len(self.layers))
+            source, at = self._place(tail, target - 1)
+            found.setdefault((source, target), []).append((at, to))
+        return tuple((*ends, np.unique(np.array(pairs), axis=0)) for ends, pairs in found.items())
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        for edge in self.net.edges:
+            grouped = isinstance(edge, Weight) and edge.groups > 1
+            if isinstance(edge, Weight) and not grouped:
+                continue
+            ends = np.broadcast_arrays(edge.tail.cpu().numpy(), edge.head.cpu().numpy())
+            yield from zip(*(side.reshape(-1).tolist() for side in ends), strict=True)
+        for before, layer in pairwise(self.layers):
+            if layer.kind == "norm" and before.width == layer.width:
+                yield from zip(before.units.tolist(), layer.units.tolist(), strict=True)
+
+    def shown_joins(self) -> list[dict[str, Any]]:
+        """The joins whose both ends are drawn."""
+        rows = []
+        for source, target, pairs in self.joins:
+            ends = (self.windows[source], self.windows[target])
+            inside = np.ones(len(pairs), dtype=bool)
+            for side, window in enumerate(ends):
+                inside &= (pairs[:, side] >= window.start) & (pairs[:, side] < window.start + window.count)
+            rows.append({"from": source, "to": target, "pairs": pairs[inside].tolist()})
+        return rows
+
+    def skeleton(self, chart: Chart) -> dict[str, list[list[int]]]:
+        """The chart's skeleton, as far as it is drawn: (link, tail, head) of the tree and of the b-edges."""
+        return {"tree": self.shown(self._skeleton(chart.tree)), "b": self.shown(self._skeleton(chart.b_edges))}
 
     def _skeleton(self, edges: Sequence[Edge]) -> NDArray[np.int64]:
         placed: list[Mapping[str, Any]] = [self.edge(edge) for edge in edges]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eclab.classes import apply_scales_, random_rescale_
+from eclab.classes.group import numbered
 from eclab.errors import ScaleError
 from eclab.widgets.measure import Measure, measure
 
@@ -86,6 +88,11 @@ class Scaling:
         base = self._bases.get(lane.name)
         return {} if base is None else base.totals
 
+    def by_unit(self, lane: LaneView) -> Tensor | None:
+        """The factors of a lane by unit, float64 ``[num_nodes]``; None where nothing was rescaled."""
+        totals = self.totals(lane)
+        return numbered(self._bench.net, totals)[self._bench.net.scale_of.cpu()] if totals else None
+
     def before(self, lane: LaneView) -> Base | None:
         """The lane before it was rescaled, if it was."""
         return self._bases.get(lane.name)
@@ -147,12 +154,12 @@ class Scaling:
         Raises:
             ScaleError: ``c`` is out of range, or the unit cannot be rescaled. Nothing is changed.
         """
-        factors = self._factors(layer, unit, c)
+        factors = self._by_layer(self._factors(layer, unit, c))
         bases = {lane.name: self._base(lane) for lane in lanes}
         wanted = {}
         for name, base in bases.items():
             start = base.totals if base.before_drag is None else base.before_drag
-            wanted[name] = _times(start, {layer: factors})
+            wanted[name] = _times(start, factors)
         self._apply(lanes, wanted)
         for name, base in bases.items():
             if base.before_drag is None:
@@ -189,19 +196,26 @@ class Scaling:
         self.forget()
 
     def _factors(self, layer: str, unit: int | None, c: float) -> Tensor:
-        number = self._bench.picture.number(layer)
-        found = self._bench.picture.layer(number)
-        factors = torch.ones(found.width, dtype=torch.float64)
-        if unit is not None:
-            self._bench.picture.unit(number, unit)
-            factors[unit] = c
-            return factors
-        free = self._bench.net.scale_of.cpu()[found.units.cpu()] > 0
-        if not bool(free.any()):
-            reason = self._bench.net.unit(int(found.units[0])).reason
-            raise ScaleError(f"no unit of layer {layer!r} can be rescaled: {reason}", fix="choose a hidden layer")
-        factors[free] = c
+        """Factors by number of the free scale, float64 ``[H + 1]``."""
+        net, picture = self._bench.net, self._bench.picture
+        if not (math.isfinite(c) and c > 0):
+            raise ScaleError(f"the scale is {c:g}", allowed="a finite number > 0", fix="a scale such as 10")
+        found = picture.layer(picture.number(layer))
+        units = found.units.cpu() if unit is None else torch.tensor([picture.unit(picture.number(layer), unit)])
+        scales = net.scale_of.cpu()[units]
+        if not bool((scales > 0).any()):
+            stuck = net.unit(int(units[0]))
+            what = f"no unit of layer {layer!r}" if unit is None else f"unit {unit} of layer {layer!r}"
+            raise ScaleError(f"{what} cannot be rescaled: {stuck.reason}", fix="choose a hidden unit that is free")
+        factors = torch.ones(net.num_units + 1, dtype=torch.float64)
+        factors[scales[scales > 0]] = c
         return factors
+
+    def _by_layer(self, factors: Tensor) -> dict[str, Tensor]:
+        """The same by layer, as the core takes them; units that an addition ties are all moved together."""
+        net = self._bench.net
+        found = {layer.name: factors[net.scale_of.cpu()[layer.units.cpu()]] for layer in net.layers}
+        return {name: values for name, values in found.items() if bool((values != 1).any())}
 
     def _base(self, lane: LaneView) -> Base:
         if lane.name not in self._bases:
@@ -238,7 +252,9 @@ class Scaling:
         old = self._marks.pop(key, None)
         if old is not None and old in race.events:
             race.events.remove(old)
-        total = float(self._bases[lanes[0].name].totals[layer][unit or 0])
+        picture, factors = self._bench.picture, self.by_unit(lanes[0])
+        number = int(picture.layer(picture.number(layer)).units[unit or 0])
+        total = 1.0 if factors is None else float(factors[number])
         what = f"layer {layer}" if unit is None else f"{layer}[{unit}]"
         race.note("rescale", f"rescaled {what}" + ("" if unit is None else f" × {total:.3g}"), one)
         self._marks[key] = race.events[-1]

@@ -22,6 +22,7 @@ from eclab.widgets.messages import Message
 from eclab.widgets.stating import state_message
 
 if TYPE_CHECKING:
+    from eclab.paths.chart import Chart
     from eclab.race.store import Result
     from eclab.widgets.scaling import Scaling
 
@@ -66,6 +67,7 @@ class LabSession:
         self._cut = threading.Event()
         self._until: int | None = None
         self._map_on, self._map_at = False, 0.0
+        self._charted: Chart | None = None
         self.stand(Bench(setup))
         self.acts = Acts(self)
         self._handlers = Handlers(self)
@@ -115,6 +117,9 @@ class LabSession:
                 self.emit(self._map())
             else:
                 self.changed = self._map_on and self._map_stale
+                if self.lane().chart is not self._charted:
+                    # it has re-based
+                    self.emit(self.state())
                 self.emit(self.frame(self.gate.take()))
         except Exception:
             self.changed = False
@@ -187,6 +192,7 @@ class LabSession:
 
     def state(self) -> Message:
         """All that changes only with the network, the data or the view."""
+        self._charted = self.lane().chart
         return state_message(self)
 
     def frame(self, number: int) -> Message:
@@ -205,7 +211,7 @@ class LabSession:
             "rewind": self._rewind_step(),
             "curve": {"from": self._sent - len(rows), "rows": len(rows), "columns": list(messages.CURVE_COLUMNS)},
             **where,
-            "scales": messages.scales_shown(picture, self.scaling.totals(lane)),
+            "scales": messages.scales_shown(picture, self.scaling.by_unit(lane)),
         }
         return Message(content, [rows.tobytes(), blocks])
 

@@ -63,17 +63,20 @@ test("a command carries its id; answers to other views are not ours; closing rem
   assert.equal(model.listeners.size, 0);
 });
 
-test("calls are paced, the last one is never lost", async () => {
+test("calls are paced, the last one is never lost", (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
   const seen = [];
   const call = paced(15, (x) => seen.push(x));
   for (let i = 0; i < 5; i += 1) call(i);
   assert.deepEqual(seen, [0]);
-  await new Promise((resolve) => setTimeout(resolve, 60));
+  context.mock.timers.tick(14);
+  assert.deepEqual(seen, [0]);
+  context.mock.timers.tick(46);
   assert.deepEqual(seen, [0, 4]);
   call(9);
   call(10);
   call.cancel();
-  await new Promise((resolve) => setTimeout(resolve, 40));
+  context.mock.timers.tick(40);
   assert.deepEqual(seen, [0, 4, 9]);
 });
 
