@@ -222,7 +222,7 @@ def _look_only(setup: Setup) -> tuple[Tensor, Network]:
     try:
         with torch.no_grad():
             model(x[:2])
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001 - a model may raise anything
         shape = "×".join(map(str, x.shape[1:]))
         raise SettingError(
             f"the model cannot take samples of {shape} ({str(problem).splitlines()[0]})",
