@@ -196,6 +196,7 @@ def test_a_basis_path_in_words() -> None:
     assert path.monomial == "0.weight[4,1] · 2.weight[1,4] · 4.weight[1,1] · 6.weight[1,1]"
     bias = net.chart().basis_path("4.bias", (3,))
     assert bias.monomial == "4.bias[3] · 6.weight[1,3]"
+    assert net.chart().basis_path("4.bias", 3) == bias
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_networks_of_other_shape_or_slope_differ_in_words() -> None:
     assert not eclab.same_class(leaky, relu, x)
 
 
-@pytest.mark.parametrize("scale", [0.0, -2.0, float("nan"), float("inf"), "two"])
+@pytest.mark.parametrize("scale", [0.0, -2.0, float("nan"), float("inf"), "two", "2", True])
 def test_scales_outside_the_group_change_nothing(scale: float) -> None:
     model = dense()
     net, before = eclab.trace(model, samples(model)), state(model)
@@ -197,7 +197,8 @@ def test_scales_that_do_not_fit_change_nothing() -> None:
     for arguments, words in cases:
         with pytest.raises(eclab.ScaleError, match=words):
             eclab.rescale_(net, *arguments)
-    for sigma in (-1.0, float("nan")):
+    odd: list[Any] = [-1.0, float("nan"), "1", True, None]
+    for sigma in odd:
         with pytest.raises(eclab.SettingError, match="sigma"):
             eclab.random_rescale_(net, sigma)
     assert unchanged(model, before)

@@ -394,6 +394,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "lr NaN": ({"lr": float("nan")}, "lr is nan"),
     "lr infinite": ({"lr": float("inf")}, "lr is inf"),
     "lr text": ({"lr": "fast"}, "lr is 'fast'"),
+    "lr text of a number": ({"lr": "0.1"}, "lr is '0.1'"),
+    "lr switch": ({"lr": True}, "lr is True"),
     "momentum": ({"momentum": -0.1}, "momentum is -0.1"),
     "weight decay": ({"weight_decay": -1e-4}, "weight_decay is"),
     "nesterov": ({"nesterov": True}, "nesterov is on and momentum is 0"),

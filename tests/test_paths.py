@@ -398,7 +398,7 @@ def test_float32_models_are_measured_in_float64_and_large_ones_to_their_own_roun
     assert large == pytest.approx(two.path_norm(9), rel=1e-13)
 
 
-@pytest.mark.parametrize("p", [0, -1, math.nan, math.inf, "two", None])
+@pytest.mark.parametrize("p", [0, -1, math.nan, math.inf, "two", "1", True, None])
 def test_exponents_that_are_none(p: Any) -> None:
     net, _ = ZOO["deep"].trace()
     with pytest.raises(SettingError, match="p is"):

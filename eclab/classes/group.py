@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def rescale_(net: TracedNetwork, layer: str, unit: int | Tensor, scale: float | 
 
 def _positive(scale: float, layer: Layer, unit: int) -> float:
     try:
-        value = float(scale)
+        value = math.nan if isinstance(scale, str | bool) else float(scale)
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
@@ -173,7 +174,8 @@ def _factors(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
 
 def random_scales(net: TracedNetwork, sigma: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """Log-normal scales ``c = exp(σ z)`` for every free unit, by layer name; 1 for pinned units."""
-    if not 0 <= sigma < math.inf:
+    spread: object = sigma
+    if isinstance(spread, bool) or not isinstance(spread, Real) or not 0 <= sigma < math.inf:
         raise SettingError(f"sigma is {sigma!r}", allowed="a finite number of at least 0")
     z = torch.randn(net.num_units, generator=generator, dtype=torch.float64)
     c = torch.cat([torch.ones(1, dtype=torch.float64), torch.exp(sigma * z)])

@@ -30,7 +30,7 @@ def check_numbers(group: dict[str, Any]) -> None:
         if name not in group:
             continue
         try:
-            value = float(group[name])
+            value = math.nan if isinstance(group[name], str | bool) else float(group[name])
         except (TypeError, ValueError):
             value = math.nan
         if not 0 <= value < end:

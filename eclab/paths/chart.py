@@ -182,12 +182,12 @@ class Chart:
             weight.copy_(new)
 
     @torch.no_grad()
-    def basis_path(self, parameter: str, index: Sequence[int]) -> BasisPath:
+    def basis_path(self, parameter: str, index: Sequence[int] | int) -> BasisPath:
         """The basis path of one weight: ``a-chain(u) + e + b-chain(v)``.
 
         Args:
             parameter: name of the parameter, ``"0.weight"``.
-            index: the weight's place in it, ``(row, column)``.
+            index: the weight's place in it, ``(row, column)``; of a bias also just the row.
 
         Returns:
             Its edges in order, their weights, the path's value and the product in words.
@@ -199,7 +199,7 @@ class Chart:
         Source: theory §2.
         """
         weight = self.net.weight(parameter)
-        place = tuple(int(i) for i in index)
+        place = tuple(int(i) for i in ((index,) if isinstance(index, int) else index))
         if len(place) != len(weight.shape) or any(not 0 <= i < n for i, n in zip(place, weight.shape, strict=False)):
             raise ChartError(f"{parameter}[{place}] is outside its shape {weight.shape}", allowed="an index within it")
         edge = Edge(parameter, place, *weight.ends(place))

@@ -80,7 +80,7 @@ _NORMS = frozenset({"aten.batch_norm", "aten.instance_norm"})
 
 def _exponent(p: float) -> float:
     try:
-        exponent = float(p)
+        exponent = 0.0 if isinstance(p, str | bool) else float(p)
     except (TypeError, ValueError):
         exponent = 0.0
     if not 0 < exponent < float("inf"):
