@@ -229,6 +229,8 @@ def test_events_at_one_step_are_one_mark_and_divergence_is_a_warning(result: Res
     marks = [row for data in form["datasets"].values() for row in data if "text" in row]
     assert [mark["kind"] for mark in marks] == ["diverged", ""]
     assert "unbalanced, σ = 1; SGD lr 0.1 lr 0.1 → 0.05" in [mark["text"] for mark in marks]
+    assert ": " in marks[0]["text"], "which layer it was is for the hint"
+    assert marks[0]["text"].startswith(marks[0]["short"] + ": "), "that it diverged, and when, is for the picture"
 
 
 def test_a_lane_that_diverges_does_not_squeeze_the_others(result: Result) -> None:

@@ -281,6 +281,7 @@ def _events(view: _View) -> list[Any]:
         {
             "x": _place(view, step),
             "text": "; ".join(event.text for event in view.events if event.step == step),
+            "short": "; ".join(event.text.partition(":")[0] for event in view.events if event.step == step),
             "kind": "diverged" if any(e.kind == "diverged" for e in view.events if e.step == step) else "",
         }
         for step in sorted({event.step for event in view.events})
@@ -294,7 +295,7 @@ def _events(view: _View) -> list[Any]:
     text = base.mark_text(align="left", baseline="top", dx=4, fontSize=10, limit=140, clip=True)
     return [
         rule.encode(x="x:Q", color=shade, tooltip=alt.Tooltip("text:N", title="event")),
-        text.encode(x="x:Q", y=alt.value(0), text="text:N", color=shade),
+        text.encode(x="x:Q", y=alt.value(0), text="short:N", color=shade),
     ]
 
 
