@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-EXPECTED = ("00-lab", "01-equivalent-classes", "02-path-structure", "03-race-fnn", "04-race-cnn")
+EXPECTED = ("00-lab", "01-equivalent-classes", "02-path-structure", "03-race-fnn", "04-race-cnn", "06-choosing-a-chart")
 
 
 def notebooks() -> dict[str, nbformat.NotebookNode]:

@@ -17,7 +17,7 @@ from eclab.errors import SettingError
 from eclab.notebook import parameter_names, run
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-NAMES = ("00-lab", "01-equivalent-classes", "02-path-structure", "03-race-fnn", "04-race-cnn")
+NAMES = ("00-lab", "01-equivalent-classes", "02-path-structure", "03-race-fnn", "04-race-cnn", "06-choosing-a-chart")
 
 Numbers = dict[str, Any]
 
@@ -170,6 +170,31 @@ def race_cnn(found: Numbers, *, m: int, H: int, count: int, **ends: Any) -> None
     assert found["change"] < 1e-11
 
 
+def choosing_a_chart(found: Numbers, *, m: int, H: int, ratio: float, trained: float, balanced: float) -> None:
+    assert (found["m"], found["H"], found["class_dim"]) == (m, H, m - H)
+    assert found["monomial_error"] < 1e-12
+    assert found["strongest_changed"] == 0 < found["heaviest_changed"]
+    assert found["skeleton_median_strongest"] > 3 * found["skeleton_median_diagonal"]
+    assert found["ratio, diagonal and strongest"] > ratio
+    assert found["ratio, two charts at random"] > 1.2
+    assert -1 < found["cosine, two charts at random"] < 0.99
+    assert found["paper_start_changed"] == 0
+    assert 0.02 < found["beyond_the_edge"] < 0.98
+    assert found["guard_holds_from_strongest"] > found["guard_holds_from_diagonal"]
+    assert found["rebase_weights_changed"] == 0 < found["rebase_edges"]
+    assert found["rebased_units"] > 0
+    assert found["twin_step_balanced"] < 1e-5
+    assert found["twin_step_sgd"] > 0.1
+    assert found["paper's: EC-SGD, diagonal"] > trained
+    assert found["random: EC-SGD, strongest"] < 0.5
+    assert found["random: EC-SGD, balanced"] > balanced
+    assert found["balanced_stayed"] < 0.02
+    assert found["spurious_gradient"] == 0.0
+    assert found["spurious_class_gradient_beside"] == pytest.approx(4.95, rel=1e-9)
+    assert found["sharpness_class_deviation"] < 1e-9
+    assert abs(found["sharpness_weights_ratio"] - 1) > 0.2
+
+
 CASES: dict[str, tuple[str, Numbers, Callable[..., None], Numbers]] = {
     "lab": ("00-lab", {}, lab, {"m": 1440, "H": 32, "steps": 100, "accuracy": 0.8}),
     "lab, points in the plane": (
@@ -230,6 +255,18 @@ CASES: dict[str, tuple[str, Numbers, Callable[..., None], Numbers]] = {
             "lost": 0.4,
             "apart": 0.06,
         },
+    ),
+    "charts": (
+        "06-choosing-a-chart",
+        {},
+        choosing_a_chart,
+        {"m": 4416, "H": 96, "ratio": 1e4, "trained": 0.88, "balanced": 0.8},
+    ),
+    "charts of a CNN": (
+        "06-choosing-a-chart",
+        {"network": "1x8x8-c4k3-p2-c8k3-p2-f-10", "rates": [0.1], "epochs": 2, "seeds": 1, "draws": 5, "seed": 1},
+        choosing_a_chart,
+        {"m": 644, "H": 12, "ratio": 100, "trained": 0.5, "balanced": 0.4},
     ),
 }
 
