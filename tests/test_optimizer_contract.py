@@ -1,4 +1,4 @@
-"""What every optimizer of eclab must do as ``torch.optim`` does; a new one joins the table."""
+"""What every optimizer of eclab must do as ``torch.optim`` does; a new one joins ``optimizer_table``."""
 
 from __future__ import annotations
 
@@ -16,26 +16,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import eclab
 from eclab.facade import Network
+from tests.optimizer_table import OPTIMIZERS, Entry
 
-Make = Callable[..., torch.optim.Optimizer]
-
-OPTIMIZERS: dict[str, Make] = {
-    "ECSGD": lambda net, **more: eclab.ECSGD(net, **({"lr": 0.05} | more)),
-    "ECSGD, momentum": lambda net, **more: eclab.ECSGD(net, **({"lr": 0.02, "momentum": 0.9} | more)),
-    "PathSGD": lambda net, **more: eclab.PathSGD(net, **({"lr": 0.05} | more)),
-    "PathSGD, momentum, decay": lambda net, **more: eclab.PathSGD(
-        net, **({"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01} | more)
-    ),
-    "ENormSGD": lambda net, **more: eclab.ENormSGD(net, **({"lr": 0.05} | more)),
-    "ENormSGD, Nesterov, decay, to convergence": lambda net, **more: eclab.ENormSGD(
-        net, **({"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "sweeps": None} | more)
-    ),
-    "ECSGD, Nesterov, decay": lambda net, **more: eclab.ECSGD(
-        net, **({"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01} | more)
-    ),
-}
-
-ALL = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+ALL = pytest.mark.parametrize("entry", OPTIMIZERS.values(), ids=OPTIMIZERS)
+OF_TORCH = pytest.mark.parametrize(
+    "entry",
+    [pytest.param(entry, id=name) for name, entry in OPTIMIZERS.items() if entry.base.__module__.startswith("torch.")],
+)
+"""Bases from elsewhere know neither ``maximize`` nor rates that are tensors."""
 
 
 @pytest.fixture
@@ -77,15 +65,15 @@ def identical(one: list[Tensor], two: list[Tensor]) -> bool:
 
 
 @ALL
-def test_construction_changes_no_weight(make: Make, net: Network) -> None:
+def test_construction_changes_no_weight(entry: Entry, net: Network) -> None:
     before = state_of(net)
-    make(net)
+    entry.make(net)
     assert identical(state_of(net), before)
 
 
 @ALL
-def test_steps_lower_the_loss(make: Make, net: Network) -> None:
-    optimizer = make(net)
+def test_steps_lower_the_loss(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
     before = float(loss_of(net).detach())
     train(net, optimizer, range(1))
     for _ in range(20):
@@ -96,20 +84,20 @@ def test_steps_lower_the_loss(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_groups_hold_every_parameter_once_and_by_name(make: Make, net: Network) -> None:
-    optimizer = make(net)
+def test_groups_hold_every_parameter_once_and_by_name(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in net.model.parameters()}
     assert len(held) == len(list(net.model.parameters()))
     names = [name for group in optimizer.param_groups for name in group["param_names"]]
     assert sorted(names) == sorted(name for name, _ in net.model.named_parameters())
     for group in optimizer.param_groups:
-        assert {"lr", "momentum", "weight_decay", "nesterov", "maximize"} <= set(group)
+        assert {"lr", "weight_decay", *entry.options} <= set(group)
 
 
 @ALL
-def test_a_state_dict_continues_bit_for_bit(make: Make, net: Network) -> None:
-    optimizer = make(net)
+def test_a_state_dict_continues_bit_for_bit(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
     train(net, optimizer, range(5))
     file = io.BytesIO()
     torch.save({"model": net.model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -119,7 +107,7 @@ def test_a_state_dict_continues_bit_for_bit(make: Make, net: Network) -> None:
     saved = torch.load(file, weights_only=True)
     other = copy.deepcopy(net)
     other.model.load_state_dict(saved["model"])
-    resumed = make(other, lr=1.0)
+    resumed = entry.make(other, lr=1.0)
     resumed.load_state_dict(saved["optimizer"])
     assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
     train(other, resumed, range(5, 10))
@@ -127,20 +115,20 @@ def test_a_state_dict_continues_bit_for_bit(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_a_state_dict_of_another_chart_is_refused(make: Make, net: Network) -> None:
+def test_a_state_dict_of_another_chart_is_refused(entry: Entry, net: Network) -> None:
     other = eclab.trace(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.ones(1, 4))
-    optimizer, before = make(net), state_of(net)
+    optimizer, before = entry.make(net), state_of(net)
     with pytest.raises(eclab.CheckpointError, match="belongs to chart"):
-        optimizer.load_state_dict(make(other).state_dict())
+        optimizer.load_state_dict(entry.make(other).state_dict())
     with pytest.raises(eclab.CheckpointError, match="belongs to chart"):
         optimizer.load_state_dict(torch.optim.SGD(net.model.parameters(), lr=0.1).state_dict())
     assert identical(state_of(net), before)
 
 
 @ALL
-def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned(make: Make, net: Network) -> None:
+def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned(entry: Entry, net: Network) -> None:
     by_closure = copy.deepcopy(net)
-    optimizer, calls = make(by_closure), []
+    optimizer, calls = entry.make(by_closure), []
 
     def closure() -> float:
         assert torch.is_grad_enabled()
@@ -153,13 +141,13 @@ def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned(make: Make,
     with torch.no_grad():
         returned = optimizer.step(closure)
     assert [returned] == calls
-    train(net, make(net), range(1))
+    train(net, entry.make(net), range(1))
     assert identical(state_of(net), state_of(by_closure))
 
 
 @ALL
-def test_hooks_run_around_every_step(make: Make, net: Network) -> None:
-    optimizer, seen = make(net), []
+def test_hooks_run_around_every_step(entry: Entry, net: Network) -> None:
+    optimizer, seen = entry.make(net), []
     removable = [
         optimizer.register_step_pre_hook(lambda _o, _a, _k: seen.append("before")),
         optimizer.register_step_post_hook(lambda _o, _a, _k: seen.append("after")),
@@ -197,11 +185,11 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
 @ALL
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_schedulers_set_the_rate_of_the_next_step(
-    make: Make, scheduler: Callable[[torch.optim.Optimizer], Any], net: Network
+    entry: Entry, scheduler: Callable[[torch.optim.Optimizer], Any], net: Network
 ) -> None:
     """The same as writing the rates that the scheduler gives to SGD."""
     by_hand = copy.deepcopy(net)
-    optimizer, other = make(net), make(by_hand)
+    optimizer, other = entry.make(net), entry.make(by_hand)
     stub = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=optimizer.param_groups[0]["lr"])
     schedule, rates = scheduler(optimizer), scheduler(stub)
     seen = set()
@@ -239,11 +227,11 @@ def test_reduce_on_plateau_takes_hold(net: Network) -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0005)
 
 
-@ALL
-def test_maximize_ascends(make: Make, net: Network) -> None:
+@OF_TORCH
+def test_maximize_ascends(entry: Entry, net: Network) -> None:
     """The same as descending on the loss with the other sign."""
     other = copy.deepcopy(net)
-    up, down = make(net, maximize=True), make(other)
+    up, down = entry.make(net, maximize=True), entry.make(other)
     for number in range(3):
         train(net, up, range(number, number + 1))
         down.zero_grad()
@@ -253,8 +241,8 @@ def test_maximize_ascends(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_a_pickle_continues_bit_for_bit(make: Make, net: Network) -> None:
-    optimizer = make(net)
+def test_a_pickle_continues_bit_for_bit(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
     train(net, optimizer, range(3))
     again = pickle.loads(pickle.dumps(optimizer))  # noqa: S301
     train(net, optimizer, range(3, 6))
@@ -264,8 +252,8 @@ def test_a_pickle_continues_bit_for_bit(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_a_deep_copy_goes_its_own_way(make: Make, net: Network) -> None:
-    optimizer = make(net)
+def test_a_deep_copy_goes_its_own_way(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
     train(net, optimizer, range(3))
     again = copy.deepcopy(optimizer)
     before = state_of(net)
@@ -276,8 +264,8 @@ def test_a_deep_copy_goes_its_own_way(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_zero_grad_clears_or_zeroes(make: Make, net: Network) -> None:
-    optimizer = make(net)
+def test_zero_grad_clears_or_zeroes(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
     loss_of(net).backward()
     optimizer.zero_grad(set_to_none=False)
     assert all(p.grad is not None and not p.grad.any() for p in net.model.parameters())
@@ -286,47 +274,42 @@ def test_zero_grad_clears_or_zeroes(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_a_step_without_any_gradient_does_nothing(make: Make, net: Network) -> None:
-    optimizer, before = make(net), state_of(net)
+def test_a_step_without_any_gradient_does_nothing(entry: Entry, net: Network) -> None:
+    optimizer, before = entry.make(net), state_of(net)
     optimizer.step()
     assert identical(state_of(net), before)
 
 
 @ALL
-def test_an_added_group_takes_the_base_step(make: Make, net: Network) -> None:
+def test_an_added_group_takes_the_base_step(entry: Entry, net: Network) -> None:
     extra = nn.Parameter(torch.tensor([1.0, 2.0]))
     twin = nn.Parameter(extra.detach().clone())
-    optimizer = make(net)
+    optimizer = entry.make(net)
     optimizer.add_param_group({"params": [extra], "param_names": ["extra"], "lr": 0.3})
-    first = optimizer.param_groups[0]
-    sgd = torch.optim.SGD(
-        [twin],
-        lr=0.3,
-        momentum=first["momentum"],
-        weight_decay=first["weight_decay"],
-        nesterov=first["nesterov"],
-    )
+    base = entry.base([twin], **(entry.options | {"lr": 0.3}))
+    for made in (optimizer, base):
+        getattr(made, "train", lambda: None)()
     for number in range(3):
         optimizer.zero_grad()
         loss_of(net, number).backward()
         extra.grad = torch.tensor([0.5, float(number)])
         twin.grad = extra.grad.clone()
         optimizer.step()
-        sgd.step()
+        base.step()
     assert torch.equal(extra, twin)
 
 
-@ALL
-def test_a_rate_may_be_a_tensor(make: Make, net: Network) -> None:
+@OF_TORCH
+def test_a_rate_may_be_a_tensor(entry: Entry, net: Network) -> None:
     other = copy.deepcopy(net)
-    train(net, make(net, lr=0.03125), range(3))
-    train(other, make(other, lr=torch.tensor(0.03125)), range(3))
+    train(net, entry.make(net, lr=0.03125), range(3))
+    train(other, entry.make(other, lr=torch.tensor(0.03125)), range(3))
     assert identical(state_of(net), state_of(other))
 
 
-@ALL
-def test_gradients_are_left_as_they_are(make: Make, net: Network) -> None:
-    optimizer = make(net, maximize=True)
+@OF_TORCH
+def test_gradients_are_left_as_they_are(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net, maximize=True)
     loss_of(net).backward()
     before = [p.grad.clone() for p in net.model.parameters() if p.grad is not None]
     optimizer.step()
@@ -334,7 +317,8 @@ def test_gradients_are_left_as_they_are(make: Make, net: Network) -> None:
 
 
 @ALL
-def test_it_prints_its_settings(make: Make, net: Network) -> None:
-    text = repr(make(net))
-    assert "lr: 0.0" in text
-    assert "ECSGD" not in text or "guard: 0.1" in text
+def test_it_prints_its_settings(entry: Entry, net: Network) -> None:
+    optimizer = entry.make(net)
+    text = repr(optimizer)
+    assert f"lr: {entry.options['lr']}" in text
+    assert ("guard: 0.1" in text) == ("guard" in optimizer.param_groups[0])

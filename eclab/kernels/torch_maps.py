@@ -47,6 +47,7 @@ def weight_gradients(
     gradients: list[Tensor | None] = []
     for delta, heads, tails in zip(deltas, plan.heads, plan.tails, strict=True):
         gradients.append(None if delta is None else _times(delta, chain.cin[tails], chain.cout[heads]))
+    _put(plan.tree, gradients, [torch.zeros_like(value) for value in chain.tree])  # whatever the deltas hold there
     flow += core.row_sums(plan, weights, gradients)
     for edges in reversed(plan.b_edges):
         flow.index_add_(0, edges.other, flow[edges.scale])
@@ -56,7 +57,6 @@ def weight_gradients(
         own = v * delta[edges.index].double() if delta is not None else torch.zeros_like(v)
         on_b.append(torch.where(edges.in_tree, 0.0, (own + flow[edges.scale]) / value))
     _put(plan.b_edges, gradients, on_b)
-    _put(plan.tree, gradients, [torch.zeros_like(value) for value in chain.tree])
     _put(plan.tree, gradients, _on_the_tree(plan, weights, gradients, chain))
     return gradients
 

@@ -147,12 +147,19 @@ class EC(Optimizer):
         checks.check_finite(self._outside(), "outside the class")
         if all(gradient is None for gradient in gradients):
             if any(p.grad is not None for p in self._outside()):
-                self.base.step()
+                self._base_step()
             return loss
         checks.check_gradients(self.net, self.chart.weights, gradients)
         with self._in_class_space(gradients):
-            self.base.step()
+            self._base_step()
         return loss
+
+    def _base_step(self) -> None:
+        """The base's step without torch's hooks around it: for who listens to all optimizers this is one step."""
+        step = type(self.base).step
+        if getattr(step, "hooked", False):
+            step = step.__wrapped__  # type: ignore[attr-defined]
+        step(self.base)
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:

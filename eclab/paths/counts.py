@@ -54,7 +54,7 @@ def add_counts(weight: Weight | Link, count: Counts) -> None:
     if isinstance(weight, Link):
         np.add.at(count, weight.head.numpy(), count[weight.tail.numpy()])
         return
-    head, values = weight.head.numpy(), count[weight.tail.numpy()]
+    head, values = weight.head.numpy(), np.asarray(count[weight.tail.numpy()], dtype=object)  # one tail is no array
     head = head.reshape((1,) * (len(weight.shape) - head.ndim) + head.shape)
     values = values.reshape((1,) * (len(weight.shape) - values.ndim) + values.shape)
     for axis, size in enumerate(weight.shape):
