@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from collections.abc import Callable
@@ -286,7 +287,8 @@ def test_an_added_group_takes_the_base_step(entry: Entry, net: Network) -> None:
     twin = nn.Parameter(extra.detach().clone())
     optimizer = entry.make(net)
     optimizer.add_param_group({"params": [extra], "param_names": ["extra"], "lr": 0.3})
-    base = entry.base([twin], **(entry.options | {"lr": 0.3}))
+    known = inspect.signature(entry.base).parameters
+    base = entry.base([twin], **{name: value for name, value in entry.options.items() if name in known} | {"lr": 0.3})
     for made in (optimizer, base):
         getattr(made, "train", lambda: None)()
     for number in range(3):
