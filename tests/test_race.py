@@ -15,7 +15,7 @@ import eclab
 from eclab.errors import DataError, EclabError, ScaleError, SettingError, SpecError
 from eclab.race import COLUMNS, Kind, Race, Record, RecordLog, kinds, parse_lanes, register
 from eclab.race.batches import BatchOrder
-from eclab.race.lanes import _KINDS
+from eclab.race.kinds import KINDS
 from eclab.race.measure import Gauge, gradient_norm, where_not_finite
 
 
@@ -344,7 +344,7 @@ def test_a_new_optimizer_is_one_line() -> None:
         with pytest.raises(SettingError, match="cannot race as"):
             register(Kind("rmsprop-test", "RMSprop", make))
     finally:
-        del _KINDS["rmsprop-test"]
+        del KINDS["rmsprop-test"]
     assert "rmsprop-test" not in kinds()
 
 

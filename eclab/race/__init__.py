@@ -1,7 +1,8 @@
 """Side-by-side training as a generator of records: race, driver, store, resume, verdict."""
 
 from eclab.race.driver import Driver
-from eclab.race.lanes import Kind, Lane, LaneSpec, kinds, parse_lanes, register
+from eclab.race.kinds import Kind, kinds, register
+from eclab.race.lanes import Lane, LaneSpec, parse_lanes
 from eclab.race.race import Race
 from eclab.race.record import COLUMNS, Event, Record, RecordLog
 from eclab.race.store import LaneEnd, Result, load

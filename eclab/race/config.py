@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eclab.errors import CheckpointError
-from eclab.race.lanes import LaneSpec, kinds
+from eclab.race.kinds import kinds
+from eclab.race.lanes import LaneSpec
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def decision_map(race: Race, lane: Lane, resolution: int) -> NDArray[np.float32]
     across = torch.linspace(left, right, side, dtype=race.task.x.dtype, device=race.task.x.device)
     down = torch.linspace(top, bottom, side, dtype=race.task.x.dtype, device=race.task.x.device)
     points = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1).reshape(-1, 2)
-    with evaluating(lane.model):
+    with lane.judged(), evaluating(lane.model):
         chunks = [lane.model(points[at : at + EVALUATION_CHUNK]) for at in range(0, len(points), EVALUATION_CHUNK)]
     chances = torch.softmax(torch.cat(chunks).float(), dim=1)
     shaped: NDArray[np.float32] = chances.reshape(side, side, -1).cpu().numpy()

@@ -4,86 +4,25 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eclab.errors import EclabError, SettingError
 from eclab.race import settings
-from eclab.race.measure import Gauge
+from eclab.race.kinds import KINDS, NAME, kinds
+from eclab.race.measure import EVALUATION_CHUNK, Gauge, accuracy
 
 if TYPE_CHECKING:
     from eclab.facade import Network
 
 MOST_LANES = 8
 RECENT_STEPS = 100
-_NAME = re.compile(r"\w[\w.-]*")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """An optimizer that can race.
-
-    Args:
-        name: as written in a lane, without spaces.
-        label: as shown.
-        make: network and options -> optimizer.
-        options: names of the options `make` takes besides lr, momentum and weight_decay.
-        needs_free_units: whether it works on class coordinates and so needs a unit that can be rescaled.
-        colour: the place in the charts' palette that is its own, or None for the next that is free.
-    """
-
-    name: str
-    label: str
-    make: Callable[..., torch.optim.Optimizer]
-    options: tuple[str, ...] = ()
-    needs_free_units: bool = False
-    colour: int | None = None
-
-
-_KINDS: dict[str, Kind] = {}
-
-
-def register(kind: Kind) -> None:
-    """Let an optimizer race. `make(net, lr=..., momentum=..., weight_decay=..., **options)` builds it.
-
-    Raises:
-        SettingError: the name is taken, or cannot be written in a lane.
-    """
-    if kind.name in _KINDS or not _NAME.fullmatch(kind.name):
-        raise SettingError(
-            f"an optimizer cannot race as {kind.name!r}", allowed="a new name of letters, digits, '-', '_' and '.'"
-        )
-    _KINDS[kind.name] = kind
-
-
-def kinds() -> tuple[str, ...]:
-    """Names of the optimizers that can race.
-
-    Example:
-        >>> kinds()[:2]
-        ('sgd', 'ec-sgd')
-    """
-    return tuple(_KINDS)
-
-
-def _sgd(net: Network, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(net.model.parameters(), **options)
-
-
-def _ec_sgd(net: Network, **options: Any) -> torch.optim.Optimizer:
-    from eclab.optim import ECSGD
-
-    return ECSGD(net, **options)
-
-
-register(Kind("sgd", "SGD", _sgd, options=("nesterov", "dampening"), colour=0))
-register(Kind("ec-sgd", "EC-SGD", _ec_sgd, options=("nesterov", "chart", "guard"), needs_free_units=True, colour=1))
 
 
 @dataclass(frozen=True)
@@ -127,7 +66,7 @@ def parse_lanes(lanes: object) -> tuple[LaneSpec, ...]:
     """
     wanted: list[object] = list(lanes.split(",")) if isinstance(lanes, str) else _as_list(lanes)
     if any(isinstance(one, str) and not one.strip() for one in wanted):
-        raise SettingError(f"one of the lanes {lanes!r} is empty", allowed=", ".join(_KINDS), fix="leave it out")
+        raise SettingError(f"one of the lanes {lanes!r} is empty", allowed=", ".join(KINDS), fix="leave it out")
     if not 1 <= len(wanted) <= MOST_LANES:
         raise SettingError(f"the race has {len(wanted)} lanes", allowed=f"1 to {MOST_LANES}")
     asked = [_read_lane(lane) for lane in wanted]
@@ -155,10 +94,10 @@ def _read_lane(lane: object) -> dict[str, Any]:
     else:
         raise SettingError(f"a lane is {lane!r}", allowed='a name such as "sgd", "sgd:0.2", or a dict')
     if asked.get("optimizer") not in kinds():
-        near = difflib.get_close_matches(str(asked.get("optimizer")).lower(), _KINDS, n=1)
+        near = difflib.get_close_matches(str(asked.get("optimizer")).lower(), KINDS, n=1)
         raise SettingError(
             f"there is no lane {asked.get('optimizer')!r}",
-            allowed=", ".join(_KINDS),
+            allowed=", ".join(KINDS),
             fix=f"write {near[0]!r}" if near else 'write a name, or a name with its rate as in "ec-sgd:0.2"',
         )
     return asked
@@ -175,7 +114,7 @@ def _unique_names(asked: list[dict[str, Any]]) -> list[str]:
     names: list[str] = []
     for one in asked:
         base = str(one.get("name", one["optimizer"]))
-        if not _NAME.fullmatch(base):
+        if not NAME.fullmatch(base):
             raise SettingError(f"a lane is called {base!r}", allowed="letters, digits, '-', '_' and '.'")
         # each lane's weights become a file of its name, and some file systems do not tell A from a
         taken = [name.casefold() for name in names]
@@ -194,7 +133,7 @@ def _labels(asked: list[dict[str, Any]]) -> list[str]:
     optimizers = [one["optimizer"] for one in asked]
     labels: list[str] = []
     for number, one in enumerate(asked):
-        label = _KINDS[one["optimizer"]].label
+        label = KINDS[one["optimizer"]].label
         twins = [other for other in asked if other["optimizer"] == one["optimizer"]]
         if "label" in one:
             label = str(one["label"]).strip()
@@ -209,21 +148,20 @@ def _labels(asked: list[dict[str, Any]]) -> list[str]:
 
 
 def _colours(asked: list[dict[str, Any]]) -> list[int]:
-    """A lane's own colour is kept; the others take their optimizer's if it is free, else the next."""
-    own = {colour for kind in _KINDS.values() if (colour := kind.colour) is not None}
+    """A lane's own colour is kept; the others take their optimizer's if it is free, else one no other here has."""
+    owned = {KINDS[one["optimizer"]].colour for one in asked}
+    order = sorted(range(MOST_LANES), key=lambda place: (place in owned, place))
     colours = [settings.whole(one["colour"], "a lane's colour", least=0) if "colour" in one else -1 for one in asked]
     for number, one in enumerate(asked):
-        if colours[number] >= 0:
-            continue
-        mine = _KINDS[one["optimizer"]].colour
-        taken = {*colours}
-        free = (place for place in (*sorted(set(range(MOST_LANES)) - own), *sorted(own)) if place not in taken)
-        colours[number] = mine if mine is not None and mine not in taken else next(free)
+        if colours[number] < 0:
+            mine = KINDS[one["optimizer"]].colour
+            free = next(place for place in order if place not in colours)
+            colours[number] = mine if mine is not None and mine not in colours else free
     return colours
 
 
 def _spec(asked: dict[str, Any], name: str, label: str, colour: int) -> LaneSpec:
-    kind = _KINDS[asked["optimizer"]]
+    kind = KINDS[asked["optimizer"]]
     known = {"optimizer", "name", "label", "colour", "lr", "momentum", "weight_decay"}
     options = {key: value for key, value in asked.items() if key not in known}
     unknown = [key for key in options if key not in kind.options]
@@ -234,6 +172,9 @@ def _spec(asked: dict[str, Any], name: str, label: str, colour: int) -> LaneSpec
         if isinstance(value, float) and not math.isfinite(value):
             raise SettingError(f"the {key} of {name} is {value}", allowed="a finite number")
     lr, momentum, decay = asked.get("lr"), asked.get("momentum"), asked.get("weight_decay")
+    if momentum is not None and not kind.momentum:
+        allowed = ", ".join(sorted((known | set(kind.options)) - {"momentum"}))
+        raise SettingError(f"the lane {name} has the option momentum", allowed=allowed)
     return LaneSpec(
         name,
         kind.name,
@@ -263,7 +204,7 @@ class Lane:
     """
 
     def __init__(self, spec: LaneSpec, net: Network, lr: float, momentum: float, weight_decay: float) -> None:
-        kind = _KINDS[spec.kind]
+        kind = KINDS[spec.kind]
         if kind.needs_free_units and net.num_units == 0:
             raise SettingError(
                 f"the model has no free unit, so {spec.label} has no class to work in",
@@ -276,12 +217,22 @@ class Lane:
         self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)
         self.gauge = Gauge(net)
         self._momentum = momentum
+        self.prepare()
         self.optimizer = self._build(spec, lr, momentum, weight_decay)
 
+    def prepare(self) -> None:
+        """Bring the weights to where this optimizer starts, the conditioned member for one; no function changes."""
+        prepare = KINDS[self.spec.kind].prepare
+        if prepare is not None:
+            prepare(self.net)
+
     def _build(self, spec: LaneSpec, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-        make = _KINDS[spec.kind].make
+        make = KINDS[spec.kind].make
         try:
-            return make(self.net, lr=lr, momentum=momentum, weight_decay=weight_decay, **spec.options)
+            optimizer = make(self.net, lr=lr, momentum=momentum, weight_decay=weight_decay, **spec.options)
+            if (train := getattr(optimizer, "train", None)) is not None:
+                train()
+            return optimizer
         except EclabError:
             raise
         except (TypeError, ValueError) as error:
@@ -328,8 +279,8 @@ class Lane:
 
     @property
     def momentum(self) -> float:
-        """The momentum."""
-        return self._momentum
+        """The momentum; 0 for optimizers that have none."""
+        return self._momentum if KINDS[self.spec.kind].momentum else 0.0
 
     @property
     def guarded(self) -> int:
@@ -355,4 +306,36 @@ class Lane:
         """Run again with a new optimizer at the present settings; the weights are the caller's to set."""
         self.state, self.verdict, self.time = "running", "", 0.0
         self.recent.clear()
+        self.prepare()
         self.optimizer = self._build(self.spec, self.lr, self._momentum, self.weight_decay)
+
+    def accuracy(
+        self, x: Tensor, y: Tensor, stop: Callable[[], bool] | None = None, chunk: int = EVALUATION_CHUNK
+    ) -> float | None:
+        """Share of samples classified correctly by the judged model; see `eclab.race.measure.accuracy`."""
+        with self.judged():
+            return accuracy(self.model, x, y, stop, chunk)
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """The model as it is judged: with schedule-free optimizers at their average, else as it is.
+
+        Afterwards the weights it trains with are back, bit for bit, so that looking changes no result.
+        """
+        switch = getattr(self.optimizer, "eval", None)
+        if switch is None:
+            yield
+            return
+        groups = self.optimizer.param_groups
+        before = [parameter.detach().clone() for parameter in self.model.parameters()]
+        kept = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        try:
+            with suppress(EclabError):  # class coordinates that end here: then it is judged as it is
+                switch()
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, old in zip(self.model.parameters(), before, strict=True):
+                    parameter.copy_(old)
+            for group, values in zip(groups, kept, strict=True):
+                group.update(values)

@@ -17,7 +17,7 @@ from eclab.race.batches import BatchOrder
 from eclab.race.config import Config
 from eclab.race.interrupt import whole_steps
 from eclab.race.lanes import Lane, parse_lanes
-from eclab.race.measure import EVALUATION_CHUNK, accuracy, train_step
+from eclab.race.measure import EVALUATION_CHUNK, train_step
 from eclab.race.record import Event, Record, RecordLog
 from eclab.race.store import Result
 from eclab.race.task import SharedNoise, Task, build_model, find_data, is_random, make_task, start_network
@@ -48,7 +48,7 @@ class Race:
         device: "auto" (CUDA if there), "cpu", "cuda" ...
         start: "skeleton" sets the skeleton weights of all lanes to 1 (the paper's start), "model" keeps the weights.
         unbalance: sigma of one log-normal rescaling applied to every lane's start; 0 for none. It changes no function.
-        momentum: of all lanes, in [0, 1).
+        momentum: of all lanes that have one, in [0, 1); Adam has not.
         weight_decay: of all lanes; acts on weights in "sgd" and on class coordinates in "ec-sgd".
         eval_every: steps between two test accuracies; by default as many as there are batches in the test data, so that
             evaluation costs at most a third of training. The end of every epoch is always evaluated.
@@ -210,8 +210,8 @@ class Race:
         due = self.position % self.eval_every == 0 or self.order.offset == 0
         if not (due and lane.running):
             return None
-        test, chunk = (self.task.x_test, self.task.y_test), max(EVALUATION_CHUNK, self.batch_size)
-        return accuracy(lane.model, *test, self._stop, chunk)
+        chunk = max(EVALUATION_CHUNK, self.batch_size)
+        return lane.accuracy(self.task.x_test, self.task.y_test, self._stop, chunk)
 
     def __iter__(self) -> Iterator[Record]:
         """The records still to come, one after another; whole steps are taken, so breaking off loses nothing."""
@@ -327,7 +327,7 @@ class Race:
 
     def evaluate(self, lane: str) -> float:
         """Test accuracy of a lane as it is now, 0 to 1."""
-        share = accuracy(self.lane(lane).model, self.task.x_test, self.task.y_test)
+        share = self.lane(lane).accuracy(self.task.x_test, self.task.y_test)
         return math.nan if share is None else share
 
     def decision_map(self, lane: str, resolution: int = 64) -> NDArray[np.float32]:

@@ -72,7 +72,7 @@ class Result:
         events: what happened between the steps.
         lanes: how the lanes ended.
         config: schema, versions, seed, device, git commit, settings, network and data, as plain data.
-        weights: {lane: {parameter: tensor on the CPU}}.
+        weights: {lane: {parameter: tensor on the CPU}}; of schedule-free lanes the averaged ones that were judged.
 
     Example:
         >>> from eclab.race import Race
@@ -94,9 +94,10 @@ class Result:
             LaneEnd(lane.name, lane.label, lane.colour, lane.spec.kind, lane.lr, lane.state, lane.verdict, lane.guarded)
             for lane in race.lanes
         )
-        weights = {
-            lane.name: {key: _own(value) for key, value in lane.model.state_dict().items()} for lane in race.lanes
-        }
+        weights = {}
+        for lane in race.lanes:
+            with lane.judged():
+                weights[lane.name] = {key: _own(value) for key, value in lane.model.state_dict().items()}
         return cls(race.records.frame(), tuple(race.events), lanes, describe(race), weights)
 
     def chart(self, theme: str = "light", x: str = "step", smoothing: float = 0.6) -> Any:

@@ -98,6 +98,9 @@ def carry_over(old: Race, new: Race) -> None:
         "events": [event for event in found.numbers["events"] if event["lane"] is None or event["lane"] in kept],
     }
     checkpoint.put(new, checkpoint.Snapshot(numbers, tensors), "the race before")
+    for lane, place in zip(new.lanes, origin, strict=True):
+        if place is None:
+            lane.prepare()
 
 
 def _fresh(new: Race, number: int) -> Mapping[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eclab.network.spec import ACTIVATIONS
-from eclab.race.lanes import kinds, parse_lanes
+from eclab.race.kinds import kinds
+from eclab.race.lanes import parse_lanes
 from eclab.widgets import messages, presets
 from eclab.widgets.messages import Message
 from eclab.widgets.picture import MOST_UNITS
