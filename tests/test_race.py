@@ -90,6 +90,31 @@ def test_every_sample_comes_once_an_epoch_whatever_the_batches() -> None:
     assert order.remaining(4, epochs=3) == 6
 
 
+@pytest.mark.parametrize(("size", "count"), [(5, 2), (65, 64), (9, 8), (9, 4), (8, 4), (3, 2), (2, 2), (7, 7)])
+def test_what_is_too_few_for_a_batch_goes_along_with_the_one_before(size: int, count: int) -> None:
+    order = BatchOrder(size, seed=0, fewest=2)
+    for epoch in range(2):
+        steps, seen = order.remaining(count, epochs=epoch + 1), []
+        while order.epoch == epoch:
+            seen.append(order.take(count))
+        assert len(seen) == steps
+        assert min(map(len, seen)) >= 2
+        assert sorted(torch.cat(seen).tolist()) == list(range(size))
+
+
+def test_batch_normalization_never_gets_a_batch_of_one() -> None:
+    data = eclab.data.wrap((torch.randn(65, 4), torch.arange(65) % 2), (torch.randn(4, 4), torch.arange(4) % 2))
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    race = Race(model, data, ["sgd"], batch_size=64, epochs=2, device="cpu")
+    assert race.total_steps == 2
+    assert race.run().frame["step"].tolist() == [1, 2]
+    with pytest.raises(SettingError, match=r"the batch size is 1.*from 2 to 65.*batch normalization"):
+        race.set_batch_size(1)
+    with pytest.raises(SettingError, match="the batch size is 1"):
+        Race(model, data, ["sgd"], batch_size=1, device="cpu")
+    assert Race(nn.Linear(4, 2), data, ["sgd"], batch_size=1, epochs=1, device="cpu").total_steps == 65
+
+
 def test_dropout_drops_the_same_units_in_every_lane() -> None:
     model = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Dropout(0.5), nn.Linear(20, 10))
     race = Race(model, "digits", lanes="sgd,sgd", device="cpu", epochs=1)

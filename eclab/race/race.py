@@ -20,7 +20,7 @@ from eclab.race.lanes import Lane, parse_lanes
 from eclab.race.measure import EVALUATION_CHUNK, train_step
 from eclab.race.record import Event, Record, RecordLog
 from eclab.race.store import Result
-from eclab.race.task import SharedNoise, Task, build_model, find_data, is_random, make_task, start_network
+from eclab.race.task import SharedNoise, Task, build_model, find_data, is_random, least_batch, make_task, start_network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,8 @@ class Race:
         self.start_net: Network = start_network(
             own, self.task, self.config.start, self.config.unbalance, self.config.seed
         )
-        self._random = is_random(own, self.task.x)
+        self._random, self._fewest = is_random(own, self.task.x), least_batch(own, self.task)
+        settings.batch_size(self.config.batch_size, len(self.task.x), self.task.name, self._fewest)
         self._stop: Callable[[], bool] | None = None
         self.lanes: list[Lane] = [self._new_lane(spec) for spec in self.config.lanes]
         self._begin()
@@ -122,11 +123,10 @@ class Race:
     def _begin(self) -> None:
         self.position = 0
         self.epochs, self.batch_size = self.config.epochs, self.config.batch_size
-        self.unbalances = 0
-        self.order = BatchOrder(len(self.task.x), self.config.seed, self.device)
+        self.order = BatchOrder(len(self.task.x), self.config.seed, self.device, self._fewest)
         self.records = RecordLog([lane.name for lane in self.lanes])
         self.events: list[Event] = []
-        self.broken = ""
+        self.unbalances, self.broken = 0, ""
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class Race:
 
     def set_batch_size(self, batch_size: int) -> None:
         """Change the number of samples a step from the next step on. Marked as an event."""
-        count = settings.batch_size(batch_size, len(self.task.x), self.task.name)
+        count = settings.batch_size(batch_size, len(self.task.x), self.task.name, self._fewest)
         if count != self.batch_size:
             self.note("batch", f"batch size {self.batch_size} → {count}")
             self.batch_size = count

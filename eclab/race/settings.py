@@ -57,10 +57,12 @@ def whole(value: object, what: str, *, least: int = 1, most: int | None = None, 
     return number
 
 
-def batch_size(value: object, samples: int, data: str) -> int:
-    """A batch size the training data can fill."""
+def batch_size(value: object, samples: int, data: str, least: int = 1) -> int:
+    """A batch size the training data can fill, and the model can take."""
     fix = f"choose at most that many; {data} has {samples} training samples"
-    return whole(value, "the batch size", most=samples, fix=fix)
+    if least > 1:
+        fix += f"; this model needs {least} in a batch, as batch normalization does"
+    return whole(value, "the batch size", least=least, most=samples, fix=fix)
 
 
 def one_of(value: object, allowed: Sequence[str], what: str) -> str:

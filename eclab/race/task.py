@@ -241,6 +241,17 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
         return any(not torch.equal(old, new) for old, new in zip(before, _random_states(x), strict=True))
 
 
+def least_batch(model: nn.Module, task: Task) -> int:
+    """How many samples a training batch needs: 2 where the model normalizes over the batch, else 1."""
+    tried = copy.deepcopy(model).train()
+    try:
+        with torch.random.fork_rng(devices=_cuda(task.x)), torch.no_grad():
+            tried(task.x[:1])
+    except ValueError:
+        return 2
+    return 1
+
+
 class SharedNoise:
     """The same dropout masks in every lane: a step's random numbers depend on the seed and the step alone.
 
