@@ -4,7 +4,7 @@ Every way of training runs at every rate from the same seeds; the table shows th
 mean ± standard deviation over seeds, and in how many runs a loss or a step was not finite. `SGD` and `SGD, paper's
 start` are there for comparison; only the paper's start changes the function before the first step.
 
-Run: python benchmarks/starts.py --data digits --net 64-64-64-64-10 --epochs 20 [--seeds 5] [--rates 0.01,0.1] [--threads 1]
+Run: python benchmarks/starts.py --data digits --net 64-64-64-64-10 --epochs 20 [--seeds 5] [--rates 0.01,0.1]
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ WAYS: dict[str, tuple[bool, Make]] = {
 }
 """Name -> (whether the skeleton's weights start at 1, the optimizer)."""
 
-UNBALANCED = "EC-SGD, metric=\"balanced\", start unbalanced σ = 2"
+UNBALANCED = 'EC-SGD, metric="balanced", start unbalanced σ = 2'
 
 
 def batches(samples: int, size: int, epochs: int, seed: int) -> Iterator[Tensor]:
     """Which samples each step sees, the same for all ways of one seed."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        yield from torch.randperm(samples, generator=generator).split(size)[: samples // size]
+        order = torch.randperm(samples, generator=generator)
+        yield from (order[first : first + size] for first in range(0, samples - size + 1, size))
 
 
 def train(way: str, lr: float, seed: int, data: Dataset, given: argparse.Namespace) -> float:

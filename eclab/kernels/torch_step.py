@@ -10,20 +10,10 @@ from torch import Tensor
 
 from eclab.kernels import torch_core as core
 from eclab.kernels.plan import Plan
+from eclab.kernels.settings import Outcome, StepSettings
 
 _SAFE = 1e30
 """Factors of a float32 weight stay within 1/_SAFE … _SAFE, or are balanced against each other first."""
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """The numbers of one EC-SGD step; names and meaning as in ``torch.optim.SGD``, ``guard`` as ρ_min of theory §4."""
-
-    lr: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    nesterov: bool = False
-    guard: float = 0.1
 
 
 @dataclass(eq=False)
@@ -47,6 +37,30 @@ class Prepared:
     guarded: int
     wide: bool
     finite: bool
+
+
+def step(
+    plan: Plan,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    buffers: Sequence[Tensor | None],
+    settings: StepSettings,
+) -> Outcome:
+    """One step, in place; nothing is changed where some number of it is not finite.
+
+    Args:
+        plan: the chart.
+        weights: the parameters, in the plan's order.
+        gradients: theirs; None for a frozen weight.
+        buffers: the momentum of their coordinates; None for a frozen weight, and for all without momentum.
+        settings: the numbers of the step.
+    """
+    if settings.maximize:
+        gradients = [None if gradient is None else -gradient for gradient in gradients]
+    prepared = prepare(plan, weights, gradients, buffers, settings)
+    if prepared.finite:
+        apply(plan, weights, gradients, buffers, settings, prepared)
+    return Outcome(prepared.finite, prepared.guarded)
 
 
 def prepare(

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 from torch.optim.sgd import sgd
 
+from eclab import kernels
 from eclab.errors import SettingError
 from eclab.kernels import torch_core as core
 from eclab.kernels import torch_maps as maps
-from eclab.kernels import torch_step as kernel
+from eclab.kernels.settings import StepSettings
 from eclab.network.network import TracedNetwork
 from eclab.optim import checks
 from eclab.optim.space import BalancedSpace
@@ -161,25 +162,23 @@ class ECSGD(Optimizer):
 
     def _class_step(self, group: dict[str, Any], gradients: list[Tensor | None]) -> None:
         weights: list[Tensor] = group["params"]
-        if group["maximize"]:
-            gradients = [None if gradient is None else -gradient for gradient in gradients]
-        settings = kernel.StepSettings(
+        settings = StepSettings(
             lr=float(group["lr"]),
             momentum=float(group["momentum"]),
             weight_decay=float(group["weight_decay"]),
             nesterov=bool(group["nesterov"]),
             guard=float(group["guard"]),
+            maximize=bool(group["maximize"]),
         )
         pairs = zip(weights, gradients, strict=True)
         buffers = [self._buffer(w) if settings.momentum and g is not None else None for w, g in pairs]
         plan = self.chart.plan_on(weights[0].device)
-        prepared = kernel.prepare(plan, weights, gradients, buffers, settings)
-        if not prepared.finite:
+        outcome = kernels.step(plan, weights, gradients, buffers, settings)
+        if not outcome.finite:
             raise checks.diagnosis(self.chart.weights, weights, gradients, self.chart)
-        kernel.apply(plan, weights, gradients, buffers, settings, prepared)
         self._keep(weights, buffers)
-        group["guarded_moves"] += prepared.guarded
-        if prepared.guarded and group["rebase"]:
+        group["guarded_moves"] += outcome.guarded
+        if outcome.guarded and group["rebase"]:
             self._rebase(group)
 
     def _rebase(self, group: dict[str, Any]) -> None:

@@ -1,0 +1,281 @@
+"""The path core on a CPU, compiled by Numba: loops over blocks of rows, and chains over scales.
+
+Importing it imports Numba. Compiled code is kept beside this file, so that only the first step ever waits for it; for
+that reason too the functions are plain loops, which compile fast. Every one releases the interpreter's lock, so that
+threads of Python share out the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+
+from eclab.kernels.layout import COLS, HEADS, HEADS_BY_ROW, START, TAILS, TAILS_BY_ROW, WEIGHT
+
+_compiled = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
+_exact = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+
+def _as_pointer(_context: Any, address: Any) -> Any:
+    """An address, int64, as the pointer that ``carray`` takes."""
+
+    def generate(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+_pointer: Any = intrinsic(_as_pointer)
+
+
+@_compiled
+def row_sums(work, blocks, units, weights, gradients, like, total):  # type: ignore[no-untyped-def]
+    """Adds ``Σ_{e into v} w_e g_e`` of some rows to ``total[v]``, float64 ``[H + 1]``.
+
+    Args:
+        work: int64 ``[n, 3]``: a block, its first row and how many rows.
+        blocks, units: of the layout.
+        weights, gradients: int64, addresses of the tensors' data; a gradient of 0 is none.
+        like: an empty array of the weights' dtype.
+    """
+    zero = np.zeros(1, like.dtype)[0]
+    for k in range(len(work)):
+        block = blocks[work[k, 0]]
+        if gradients[block[WEIGHT]] == 0:
+            continue
+        cols = block[COLS]
+        first = block[START] + work[k, 1] * cols
+        size = work[k, 2] * cols
+        w = carray(_pointer(weights[block[WEIGHT]]), first + size, like.dtype)[first:]
+        g = carray(_pointer(gradients[block[WEIGHT]]), first + size, like.dtype)[first:]
+        heads = units[block[HEADS] :]
+        if block[HEADS_BY_ROW]:
+            for row in range(work[k, 2]):
+                place = row * cols
+                total[heads[work[k, 1] + row]] += _dot(w[place : place + cols], g[place : place + cols], zero)
+        else:
+            for row in range(work[k, 2]):
+                place = row * cols
+                _add_products(total, heads[:cols], w[place : place + cols], g[place : place + cols])
+
+
+@_compiled
+def _dot(w, g, zero):  # type: ignore[no-untyped-def]
+    """``Σ w g``: sums of up to 256 in the weights' dtype, these in float64."""
+    total = 0.0
+    for start in range(0, len(w), 256):
+        one, two = w[start : start + 256], g[start : start + 256]
+        part = zero
+        for i in range(len(one)):
+            part += one[i] * two[i]
+        total += part
+    return total
+
+
+@_compiled
+def _add_products(total, heads, w, g):  # type: ignore[no-untyped-def]
+    for i in range(len(w)):
+        total[heads[i]] += np.float64(w[i] * g[i])
+
+
+@_exact
+def _load(address, place, like):  # type: ignore[no-untyped-def]
+    return np.float64(carray(_pointer(address), place + 1, like.dtype)[place])
+
+
+@_exact
+def _store(address, place, like, value):  # type: ignore[no-untyped-def]
+    carray(_pointer(address), place + 1, like.dtype)[place] = value
+
+
+@_exact
+def chains(a, b, scale_free, weights, like, cin, cout, values):  # type: ignore[no-untyped-def]
+    """``cin`` down the a-forest and ``cout`` from the outputs back; the skeleton's weights into ``values``."""
+    for k in range(len(a)):
+        values[k] = _load(weights[a[k, 2]], a[k, 3], like)
+        cin[a[k, 0]] = cin[a[k, 1]] * values[k]
+    for k in range(len(scale_free)):
+        cout[scale_free[k]] = 1.0 / cin[scale_free[k]]
+    for k in range(len(b)):
+        value = _load(weights[b[k, 2]], b[k, 3], like)
+        values[len(a) + k] = value
+        cout[b[k, 0]] = value * cout[b[k, 1]]
+
+
+@_exact
+def through_flow(a, gradients, like, sign, values, flow):  # type: ignore[no-untyped-def]
+    """``T`` from the row sums: without the tree edges' own part, and passed on along those that are b-edges too."""
+    for scale in range(len(flow)):
+        flow[scale] *= sign
+    for k in range(len(a)):
+        if gradients[a[k, 2]] != 0:
+            flow[a[k, 0]] -= values[k] * sign * _load(gradients[a[k, 2]], a[k, 3], like)
+        if a[k, 4]:
+            flow[a[k, 0]] += flow[a[k, 1]]
+
+
+@_exact
+def skeleton_step(b, gradients, buffers, like, numbers, cin, cout, values, flow, new_cout, new):  # type: ignore[no-untyped-def]
+    """``δ_b``, the guard and the new chain ``cout`` (theory §3–4). Changes no weight.
+
+    Args:
+        b, gradients, buffers: as above; a buffer of 0 is none.
+        numbers: float64: rate, momentum, weight decay, whether Nesterov's, guard, sign of the gradient.
+        cin, cout: of :func:`chains`.
+        values: the weights of the b-edges.
+        flow: float64 ``[H + 1]``, ``T``.
+        new_cout: float64 ``[H + 1]``, a copy of ``cout``; becomes the new chain.
+        new: float64 ``[2, b-edges]``, gets the new b-weights and the new momentum there.
+
+    Returns:
+        The number of guarded moves; −1 where some number is not finite or a path value 0.
+    """
+    guarded = 0
+    for k in range(len(b)):
+        scale, head, value = b[k, 0], b[k, 1], values[k]
+        v = cin[scale] * value * cout[head]
+        delta = 0.0
+        if not b[k, 4]:
+            own = value * numbers[5] * _load(gradients[b[k, 2]], b[k, 3], like) if gradients[b[k, 2]] != 0 else 0.0
+            delta = (own - flow[scale]) / v
+        direction = delta + numbers[2] * v
+        if numbers[1] != 0.0 and buffers[b[k, 2]] != 0:
+            new[1, k] = numbers[1] * _load(buffers[b[k, 2]], b[k, 3], like) + direction
+            direction = direction + numbers[1] * new[1, k] if numbers[3] != 0.0 else new[1, k]
+        moved = v - numbers[0] * direction
+        if not b[k, 4] and moved / v < numbers[4]:
+            guarded += 1
+            moved = numbers[4] * v
+        new[0, k] = value if b[k, 4] else moved / (cin[scale] * new_cout[head])
+        new_cout[scale] = new[0, k] * new_cout[head]
+    for scale in range(len(flow)):
+        size = abs(cin[scale] * cout[scale] * new_cout[scale])
+        if not (np.isfinite(flow[scale]) and np.isfinite(size) and size > 0.0):
+            return -1
+    return guarded
+
+
+@_exact
+def _factor(block, units, by_row, index, head_side, tail_side):  # type: ignore[no-untyped-def]
+    """What a row (or column) brings to a factor that is one of the head times one of the tail."""
+    product = 1.0
+    if (block[HEADS_BY_ROW] != 0) == by_row:
+        product *= head_side[units[block[HEADS] + index]]
+    if (block[TAILS_BY_ROW] != 0) == by_row:
+        product *= tail_side[units[block[TAILS] + index]]
+    return product
+
+
+@_exact
+def _largest(block, units, by_row, first, count, head_side, tail_side):  # type: ignore[no-untyped-def]
+    largest = 0.0
+    for index in range(first, first + count):
+        largest = max(largest, abs(_factor(block, units, by_row, index, head_side, tail_side)))
+    return largest if 0.0 < largest < np.inf else 1.0
+
+
+@_exact
+def _columns(block, units, first, rows, head_side, tail_side, found):  # type: ignore[no-untyped-def]
+    """The columns' part of a factor into ``found``; what the rows' part is to be multiplied with is returned.
+
+    Both parts are given the same largest value, so that they fit the weights' dtype whatever their range alone.
+    """
+    down = _largest(block, units, True, first, rows, head_side, tail_side)
+    across = _largest(block, units, False, 0, len(found), head_side, tail_side)
+    balance = np.sqrt(down) / np.sqrt(across)
+    for col in range(len(found)):
+        found[col] = _factor(block, units, False, col, head_side, tail_side) * balance
+    return 1.0 / balance
+
+
+@_compiled
+def update(work, blocks, units, weights, gradients, like, sides):  # type: ignore[no-untyped-def]
+    """``w ← w · keep − g · move`` of some rows, in place; skeleton entries are overwritten afterwards.
+
+    Args:
+        work, blocks, units, weights, gradients, like: as above.
+        sides: float64 ``[4, H + 1]``: the head's and the tail's part of ``keep``, then of ``move``.
+    """
+    for k in range(len(work)):
+        block = blocks[work[k, 0]]
+        if gradients[block[WEIGHT]] == 0:
+            continue
+        cols = block[COLS]
+        start = block[START] + work[k, 1] * cols
+        end = start + work[k, 2] * cols
+        w = carray(_pointer(weights[block[WEIGHT]]), end, like.dtype)[start:]
+        g = carray(_pointer(gradients[block[WEIGHT]]), end, like.dtype)[start:]
+        keep, move = np.empty(cols, like.dtype), np.empty(cols, like.dtype)
+        parts = np.empty(2, like.dtype)
+        most_keep = _columns(block, units, work[k, 1], work[k, 2], sides[0], sides[1], keep)
+        most_move = _columns(block, units, work[k, 1], work[k, 2], sides[2], sides[3], move)
+        for r in range(work[k, 2]):
+            row = work[k, 1] + r
+            parts[0] = most_keep * _factor(block, units, True, row, sides[0], sides[1])
+            parts[1] = most_move * _factor(block, units, True, row, sides[2], sides[3])
+            _update_row(w[r * cols : (r + 1) * cols], g[r * cols : (r + 1) * cols], keep, move, parts[0], parts[1])
+
+
+@_compiled
+def _update_row(w, g, keep, move, by, to):  # type: ignore[no-untyped-def]
+    for i in range(len(w)):
+        w[i] = by * (keep[i] * w[i]) - to * (move[i] * g[i])
+
+
+@_compiled
+def accumulate(work, blocks, units, weights, gradients, buffers, like, sides, momentum, decay, nesterov):  # type: ignore[no-untyped-def]
+    """``m ← μ m + δ + λ v`` and ``w ← w · keep − move · (m, or δ + λ v + μ m)`` of some rows, in place.
+
+    Args:
+        sides: float64 ``[8, H + 1]``: the head's and the tail's part of ``keep``, ``move``, ``∂w/∂v`` and ``v/w``.
+    """
+    numbers = np.ones(8, like.dtype)
+    numbers[4], numbers[5], numbers[6] = momentum, decay, nesterov
+    for k in range(len(work)):
+        block = blocks[work[k, 0]]
+        if gradients[block[WEIGHT]] == 0:
+            continue
+        cols = block[COLS]
+        start = block[START] + work[k, 1] * cols
+        end = start + work[k, 2] * cols
+        w = carray(_pointer(weights[block[WEIGHT]]), end, like.dtype)[start:]
+        g = carray(_pointer(gradients[block[WEIGHT]]), end, like.dtype)[start:]
+        m = carray(_pointer(buffers[block[WEIGHT]]), end, like.dtype)[start:]
+        across = np.empty((4, cols), like.dtype)
+        most = np.empty(4)
+        for i in range(4):
+            rest = sides[2 * i], sides[2 * i + 1], across[i]
+            most[i] = _columns(block, units, work[k, 1], work[k, 2], rest[0], rest[1], rest[2])
+        for r in range(work[k, 2]):
+            for i in range(4):
+                down = _factor(block, units, True, work[k, 1] + r, sides[2 * i], sides[2 * i + 1])
+                numbers[i] = most[i] * down
+            at, to = r * cols, (r + 1) * cols
+            _accumulate_row(w[at:to], g[at:to], m[at:to], across, numbers)
+
+
+@_compiled
+def _accumulate_row(w, g, m, across, numbers):  # type: ignore[no-untyped-def]
+    keep, move, slope, value = numbers[0], numbers[1], numbers[2], numbers[3]
+    mu, decay, own = numbers[4], numbers[5], numbers[6]
+    last = mu if own != 0.0 else numbers[7]
+    for i in range(len(w)):
+        delta = slope * (across[2, i] * g[i]) + decay * (value * (across[3, i] * w[i]))
+        m[i] = mu * m[i] + delta
+        w[i] = keep * (across[0, i] * w[i]) - move * (across[1, i] * (own * delta + last * m[i]))
+
+
+@_exact
+def write_skeleton(a, b, weights, buffers, like, values, new, momentum):  # type: ignore[no-untyped-def]
+    """Puts b-edges to their new values and momentum, and tree edges back as they were."""
+    for k in range(len(b)):
+        _store(weights[b[k, 2]], b[k, 3], like, new[0, k])
+        if momentum != 0.0 and buffers[b[k, 2]] != 0:
+            _store(buffers[b[k, 2]], b[k, 3], like, new[1, k])
+    for k in range(len(a)):
+        _store(weights[a[k, 2]], a[k, 3], like, values[k])
