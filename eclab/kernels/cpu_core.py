@@ -17,8 +17,9 @@ from numba.np.numpy_support import carray
 
 from eclab.kernels.layout import COLS, HEADS, HEADS_BY_ROW, START, TAILS, TAILS_BY_ROW, WEIGHT
 
-_compiled = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
-_exact = numba.njit(cache=True, nogil=True, error_model="numpy")
+_sum = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+# the order of a product is what keeps it in range, so it may not be changed here
+_exact = numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 
 def _as_pointer(_context: Any, address: Any) -> Any:
@@ -33,7 +34,7 @@ def _as_pointer(_context: Any, address: Any) -> Any:
 _pointer: Any = intrinsic(_as_pointer)
 
 
-@_compiled
+@_exact
 def row_sums(work, blocks, units, weights, gradients, like, total):  # type: ignore[no-untyped-def]
     """Adds ``Σ_{e into v} w_e g_e`` of some rows to ``total[v]``, float64 ``[H + 1]``.
 
@@ -64,7 +65,7 @@ def row_sums(work, blocks, units, weights, gradients, like, total):  # type: ign
                 _add_products(total, heads[:cols], w[place : place + cols], g[place : place + cols])
 
 
-@_compiled
+@_sum
 def _dot(w, g, zero):  # type: ignore[no-untyped-def]
     """``Σ w g``: sums of up to 256 in the weights' dtype, these in float64."""
     total = 0.0
@@ -77,7 +78,7 @@ def _dot(w, g, zero):  # type: ignore[no-untyped-def]
     return total
 
 
-@_compiled
+@_exact
 def _add_products(total, heads, w, g):  # type: ignore[no-untyped-def]
     for i in range(len(w)):
         total[heads[i]] += np.float64(w[i] * g[i])
@@ -193,7 +194,7 @@ def _columns(block, units, first, rows, head_side, tail_side, found):  # type: i
     return 1.0 / balance
 
 
-@_compiled
+@_exact
 def update(work, blocks, units, weights, gradients, like, sides):  # type: ignore[no-untyped-def]
     """``w ← w · keep − g · move`` of some rows, in place; skeleton entries are overwritten afterwards.
 
@@ -221,13 +222,13 @@ def update(work, blocks, units, weights, gradients, like, sides):  # type: ignor
             _update_row(w[r * cols : (r + 1) * cols], g[r * cols : (r + 1) * cols], keep, move, parts[0], parts[1])
 
 
-@_compiled
+@_exact
 def _update_row(w, g, keep, move, by, to):  # type: ignore[no-untyped-def]
     for i in range(len(w)):
         w[i] = by * (keep[i] * w[i]) - to * (move[i] * g[i])
 
 
-@_compiled
+@_exact
 def accumulate(work, blocks, units, weights, gradients, buffers, like, sides, momentum, decay, nesterov):  # type: ignore[no-untyped-def]
     """``m ← μ m + δ + λ v`` and ``w ← w · keep − move · (m, or δ + λ v + μ m)`` of some rows, in place.
 
@@ -259,7 +260,7 @@ def accumulate(work, blocks, units, weights, gradients, buffers, like, sides, mo
             _accumulate_row(w[at:to], g[at:to], m[at:to], across, numbers)
 
 
-@_compiled
+@_exact
 def _accumulate_row(w, g, m, across, numbers):  # type: ignore[no-untyped-def]
     keep, move, slope, value = numbers[0], numbers[1], numbers[2], numbers[3]
     mu, decay, own = numbers[4], numbers[5], numbers[6]
