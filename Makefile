@@ -74,6 +74,7 @@ $(VENV)/bin/python:
 $(VENV)/.lab: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing eclab into $(VENV); the first time takes some minutes"
 	$(PIP_INSTALL) --editable .
+	$(PY) -m eclab.kernels.warm_up
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python

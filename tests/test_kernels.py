@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import eclab
 from eclab import SettingError, TraceError
 from eclab.facade import Network
-from eclab.kernels import choice, cpu_step, torch_step
+from eclab.kernels import choice, cpu_core, cpu_step, torch_step
 from eclab.kernels.layout import COLS, HEADS, HEADS_BY_ROW, ROWS, START, TAILS, TAILS_BY_ROW, WEIGHT, layout
 from eclab.kernels.settings import StepSettings
+from eclab.kernels.warm_up import warm_up
 from tests.test_ecsgd import backward
 from tests.zoo import ZOO, dense, joined
 
@@ -246,6 +247,12 @@ def test_a_missing_numba_leaves_the_torch_path(
     assert chosen(trained[0]) == "torch"
     with pytest.raises(SettingError, match="needs Numba"):
         eclab.kernels.backend("cpu")
+
+
+def test_the_core_can_be_compiled_ahead() -> None:
+    warm_up()
+    assert {str(types[5].dtype) for types in cpu_core.update.signatures} >= {"float32", "float64"}
+    assert {str(types[6].dtype) for types in cpu_core.accumulate.signatures} >= {"float32", "float64"}
 
 
 def test_a_weight_resized_in_mid_run_is_refused(trained: tuple[Network, Tensor]) -> None:

@@ -162,36 +162,43 @@ def skeleton_step(b, gradients, buffers, like, numbers, cin, cout, values, flow,
 
 
 @_exact
-def _factor(block, units, by_row, index, head_side, tail_side):  # type: ignore[no-untyped-def]
-    """What a row (or column) brings to a factor that is one of the head times one of the tail."""
-    product = 1.0
-    if (block[HEADS_BY_ROW] != 0) == by_row:
-        product *= head_side[units[block[HEADS] + index]]
-    if (block[TAILS_BY_ROW] != 0) == by_row:
-        product *= tail_side[units[block[TAILS] + index]]
-    return product
+def _times_side(part, units, side):  # type: ignore[no-untyped-def]
+    for i in range(len(part)):
+        part[i] *= side[units[i]]
 
 
 @_exact
-def _largest(block, units, by_row, first, count, head_side, tail_side):  # type: ignore[no-untyped-def]
+def _largest(part):  # type: ignore[no-untyped-def]
     largest = 0.0
-    for index in range(first, first + count):
-        largest = max(largest, abs(_factor(block, units, by_row, index, head_side, tail_side)))
+    for i in range(len(part)):
+        largest = max(largest, abs(part[i]))
     return largest if 0.0 < largest < np.inf else 1.0
 
 
 @_exact
-def _columns(block, units, first, rows, head_side, tail_side, found):  # type: ignore[no-untyped-def]
-    """The columns' part of a factor into ``found``; what the rows' part is to be multiplied with is returned.
+def _factors(block, first, units, head_side, tail_side, down, across):  # type: ignore[no-untyped-def]
+    """A factor that is one of the head times one of the tail, as one of the row times one of the column.
 
-    Both parts are given the same largest value, so that they fit the weights' dtype whatever their range alone.
+    Args:
+        block, first: the block and the first row.
+        head_side, tail_side: float64 ``[H + 1]``, the two parts by scale.
+        down, across: the weights' dtype, ``[rows]`` and ``[columns]``, filled. Both get the same largest value, so
+            that they fit the dtype whatever the range of the two parts alone.
     """
-    down = _largest(block, units, True, first, rows, head_side, tail_side)
-    across = _largest(block, units, False, 0, len(found), head_side, tail_side)
-    balance = np.sqrt(down) / np.sqrt(across)
-    for col in range(len(found)):
-        found[col] = _factor(block, units, False, col, head_side, tail_side) * balance
-    return 1.0 / balance
+    rows, cols = len(down), len(across)
+    row, col = np.ones(rows), np.ones(cols)
+    for at, by_row, side in ((HEADS, HEADS_BY_ROW, head_side), (TAILS, TAILS_BY_ROW, tail_side)):
+        if block[by_row]:
+            _times_side(row, units[block[at] + first : block[at] + first + rows], side)
+        else:
+            _times_side(col, units[block[at] : block[at] + cols], side)
+    balance = np.sqrt(_largest(row) / _largest(col))
+    if not 0.0 < balance < np.inf:
+        balance = 1.0
+    for i in range(rows):
+        down[i] = row[i] / balance
+    for i in range(cols):
+        across[i] = col[i] * balance
 
 
 @_exact
@@ -203,23 +210,19 @@ def update(work, blocks, units, weights, gradients, like, sides):  # type: ignor
         sides: float64 ``[4, H + 1]``: the head's and the tail's part of ``keep``, then of ``move``.
     """
     for k in range(len(work)):
-        block = blocks[work[k, 0]]
+        block, first, rows = blocks[work[k, 0]], work[k, 1], work[k, 2]
         if gradients[block[WEIGHT]] == 0:
             continue
         cols = block[COLS]
-        start = block[START] + work[k, 1] * cols
-        end = start + work[k, 2] * cols
-        w = carray(_pointer(weights[block[WEIGHT]]), end, like.dtype)[start:]
-        g = carray(_pointer(gradients[block[WEIGHT]]), end, like.dtype)[start:]
-        keep, move = np.empty(cols, like.dtype), np.empty(cols, like.dtype)
-        parts = np.empty(2, like.dtype)
-        most_keep = _columns(block, units, work[k, 1], work[k, 2], sides[0], sides[1], keep)
-        most_move = _columns(block, units, work[k, 1], work[k, 2], sides[2], sides[3], move)
-        for r in range(work[k, 2]):
-            row = work[k, 1] + r
-            parts[0] = most_keep * _factor(block, units, True, row, sides[0], sides[1])
-            parts[1] = most_move * _factor(block, units, True, row, sides[2], sides[3])
-            _update_row(w[r * cols : (r + 1) * cols], g[r * cols : (r + 1) * cols], keep, move, parts[0], parts[1])
+        start = block[START] + first * cols
+        w = carray(_pointer(weights[block[WEIGHT]]), start + rows * cols, like.dtype)[start:]
+        g = carray(_pointer(gradients[block[WEIGHT]]), start + rows * cols, like.dtype)[start:]
+        down, across = np.empty((2, rows), like.dtype), np.empty((2, cols), like.dtype)
+        for i in range(2):
+            _factors(block, first, units, sides[2 * i], sides[2 * i + 1], down[i], across[i])
+        for r in range(rows):
+            at, to = r * cols, (r + 1) * cols
+            _update_row(w[at:to], g[at:to], across[0], across[1], down[0, r], down[1, r])
 
 
 @_exact
@@ -235,36 +238,31 @@ def accumulate(work, blocks, units, weights, gradients, buffers, like, sides, mo
     Args:
         sides: float64 ``[8, H + 1]``: the head's and the tail's part of ``keep``, ``move``, ``∂w/∂v`` and ``v/w``.
     """
-    numbers = np.ones(8, like.dtype)
-    numbers[4], numbers[5], numbers[6] = momentum, decay, nesterov
+    numbers = np.ones(4, like.dtype)
+    numbers[0], numbers[1], numbers[2] = momentum, decay, nesterov
+    if nesterov:
+        numbers[3] = momentum
     for k in range(len(work)):
-        block = blocks[work[k, 0]]
+        block, first, rows = blocks[work[k, 0]], work[k, 1], work[k, 2]
         if gradients[block[WEIGHT]] == 0:
             continue
         cols = block[COLS]
-        start = block[START] + work[k, 1] * cols
-        end = start + work[k, 2] * cols
-        w = carray(_pointer(weights[block[WEIGHT]]), end, like.dtype)[start:]
-        g = carray(_pointer(gradients[block[WEIGHT]]), end, like.dtype)[start:]
-        m = carray(_pointer(buffers[block[WEIGHT]]), end, like.dtype)[start:]
-        across = np.empty((4, cols), like.dtype)
-        most = np.empty(4)
+        start = block[START] + first * cols
+        w = carray(_pointer(weights[block[WEIGHT]]), start + rows * cols, like.dtype)[start:]
+        g = carray(_pointer(gradients[block[WEIGHT]]), start + rows * cols, like.dtype)[start:]
+        m = carray(_pointer(buffers[block[WEIGHT]]), start + rows * cols, like.dtype)[start:]
+        down, across = np.empty((4, rows), like.dtype), np.empty((4, cols), like.dtype)
         for i in range(4):
-            rest = sides[2 * i], sides[2 * i + 1], across[i]
-            most[i] = _columns(block, units, work[k, 1], work[k, 2], rest[0], rest[1], rest[2])
-        for r in range(work[k, 2]):
-            for i in range(4):
-                down = _factor(block, units, True, work[k, 1] + r, sides[2 * i], sides[2 * i + 1])
-                numbers[i] = most[i] * down
+            _factors(block, first, units, sides[2 * i], sides[2 * i + 1], down[i], across[i])
+        for r in range(rows):
             at, to = r * cols, (r + 1) * cols
-            _accumulate_row(w[at:to], g[at:to], m[at:to], across, numbers)
+            _accumulate_row(w[at:to], g[at:to], m[at:to], across, down[:, r], numbers)
 
 
 @_exact
-def _accumulate_row(w, g, m, across, numbers):  # type: ignore[no-untyped-def]
-    keep, move, slope, value = numbers[0], numbers[1], numbers[2], numbers[3]
-    mu, decay, own = numbers[4], numbers[5], numbers[6]
-    last = mu if own != 0.0 else numbers[7]
+def _accumulate_row(w, g, m, across, down, numbers):  # type: ignore[no-untyped-def]
+    keep, move, slope, value = down[0], down[1], down[2], down[3]
+    mu, decay, own, last = numbers[0], numbers[1], numbers[2], numbers[3]
     for i in range(len(w)):
         delta = slope * (across[2, i] * g[i]) + decay * (value * (across[3, i] * w[i]))
         m[i] = mu * m[i] + delta

@@ -97,11 +97,18 @@ def _sides(settings: StepSettings, sign: float, cin: Floats, cout: Floats, new_c
     Without momentum ``w ← (1 − ηλ) w cout/cout' − η g / (cin² cout cout')``, with it ``w ← w cout/cout' − η m / (cin
     cout')`` where ``m ← μ m + δ + λ v``.
     """
-    one, a, b = np.ones_like(cin), 1 / cin, 1 / cout
-    keep, move = cout / new_cout, settings.lr / new_cout
+    sides = np.empty((8 if settings.momentum else 4, len(cin)))
+    np.divide(cout, new_cout, out=sides[0])
+    sides[1] = 1
+    np.divide(settings.lr, new_cout, out=sides[2])
+    np.divide(1, cin, out=sides[3])
     if settings.momentum:
-        return np.stack([keep, one, move, a, sign * b, a, cout, cin])
-    return np.stack([keep * (1 - settings.lr * settings.weight_decay), one, sign * move * b, a * a])
+        sides[4], sides[5], sides[6], sides[7] = sign / cout, sides[3], cout, cin
+    else:
+        sides[0] *= 1 - settings.lr * settings.weight_decay
+        sides[2] *= sign / cout
+        sides[3] *= sides[3]
+    return sides
 
 
 def _job(plan: Plan, weights: Sequence[Tensor]) -> _Job:
