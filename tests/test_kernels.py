@@ -251,8 +251,10 @@ def test_a_missing_numba_leaves_the_torch_path(
 
 def test_the_core_can_be_compiled_ahead() -> None:
     warm_up()
-    assert {str(types[5].dtype) for types in cpu_core.update.signatures} >= {"float32", "float64"}
-    assert {str(types[6].dtype) for types in cpu_core.accumulate.signatures} >= {"float32", "float64"}
+    for function in (cpu_core.update, cpu_core.accumulate):
+        compiled = " ".join(str(types) for types in function.signatures)
+        assert "float32" in compiled
+        assert "float64" in compiled
 
 
 def test_a_weight_resized_in_mid_run_is_refused(trained: tuple[Network, Tensor]) -> None:
