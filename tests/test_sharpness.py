@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import eclab
-from eclab.errors import ChartError, NonFiniteError, SettingError
+from eclab.errors import ChartError, DataError, NonFiniteError, SettingError
 from eclab.facade import Network
 from tests.test_measures import NAMES, traced
 from tests.zoo import dense, joined
@@ -186,6 +186,31 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], words: st
     net, x = product()
     with pytest.raises(SettingError, match=words):
         eclab.sharpness(net, x, x, **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "words"),
+    [
+        (None, None, "the targets are NoneType"),
+        (None, torch.zeros(2), r"shape \(2,\) and the outputs \(2, 1\)"),
+        ("cross_entropy", torch.zeros(3, dtype=torch.int64), r"shape \(3,\) and the outputs"),
+        ("cross_entropy", torch.tensor([0, 1]), "the classes go from 0 to 1 and there are 1 outputs"),
+        ("cross_entropy", torch.zeros(2), r"shape \(2,\) and the outputs"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(loss: str | None, y: Tensor | None, words: str) -> None:
+    net, x = product()
+    with pytest.raises(DataError, match=words):
+        eclab.sharpness(net, x, y, loss=loss)
+
+
+def test_samples_that_do_not_fit_are_refused() -> None:
+    net, x = product()
+    with pytest.raises(DataError, match=r"samples do not fit the model.*traced with, \(2, 1\)"):
+        eclab.sharpness(net, torch.ones(2, 3, dtype=F64), x)
+    two, x = traced("two branches")
+    with pytest.raises(DataError, match="the model has 2 outputs"):
+        eclab.landscape(two, x, torch.zeros(4, 1, dtype=F64))
 
 
 def test_points_without_a_sharpness_are_refused() -> None:

@@ -140,6 +140,7 @@ def landscape(
 
     Raises:
         SettingError: a setting is out of range or an axis cannot be read.
+        DataError: the samples do not fit the model, or the targets do not fit the loss.
         ChartError: a named weight lies outside its parameter, or all of them are of the tree; or in class space the
             network itself is at the edge of the chart.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from eclab.errors import ChartError, NonFiniteError, SettingError
+from eclab.errors import ChartError, DataError, NonFiniteError, SettingError
 from eclab.network.network import TracedNetwork
 from eclab.network.run import run
 from eclab.paths import functional
@@ -40,6 +40,7 @@ class Objective:
 
     Raises:
         SettingError: the loss is unknown, or ``net`` is no traced network.
+        DataError: the samples do not fit the model, or the targets do not fit the loss.
     """
 
     def __init__(self, net: TracedNetwork, x: Any, y: Any = None, loss: Loss = None) -> None:
@@ -51,6 +52,17 @@ class Objective:
         self.like = torch.zeros((), dtype=torch.float64, device=net.weights[0].parameter.device)
         self.y = _moved(y, self.like)
         self.loss = _loss_function(loss, self.y)
+        with torch.no_grad():
+            try:
+                outputs = self.outputs({})
+            except RuntimeError as error:
+                shapes = ", ".join(str(tuple(op.shape)) for op in net.operations if op.kind == "input")
+                raise DataError(
+                    f"the samples do not fit the model: {str(error).splitlines()[0]}",
+                    allowed=f"samples like those it was traced with, {shapes}, in any number",
+                    fix="run model(x) first",
+                ) from None
+        _check_targets(loss, self.loss, outputs, self.y)
 
     def outputs(self, weights: Mapping[str, Tensor]) -> Any:
         """The model's outputs: a tensor, or a tuple of them where it has several."""
@@ -88,6 +100,40 @@ def _loss_function(loss: Loss, y: Any) -> Callable[[Any, Any], Tensor]:
             )
         return LOSSES[loss]
     return loss
+
+
+def _check_targets(given: Loss, loss: Callable[[Any, Any], Tensor], outputs: Any, y: Any) -> None:
+    """A :class:`DataError` where a loss that has a name would fail on these targets, or broadcast them."""
+    if callable(given):
+        return
+    seen = ""
+    if isinstance(outputs, tuple):
+        seen = f"the model has {len(outputs)} outputs"
+    elif not isinstance(y, Tensor):
+        seen = f"the targets are {type(y).__name__}"
+    elif loss is LOSSES["mse"] and y.shape != outputs.shape:
+        seen = f"the targets have shape {tuple(y.shape)} and the outputs {tuple(outputs.shape)}"
+    elif loss is LOSSES["cross_entropy"]:
+        seen = _misfit(outputs, y)
+    if seen:
+        raise DataError(
+            seen,
+            allowed='one output, and targets of its shape for "mse", classes or probabilities for "cross_entropy"',
+            fix="give such targets, or a loss function of (outputs, y)",
+        )
+
+
+def _misfit(outputs: Tensor, y: Tensor) -> str:
+    """What is wrong with targets for the cross-entropy, or nothing."""
+    if y.is_floating_point():
+        right = y.shape == outputs.shape
+    else:
+        right = outputs.ndim > 1 and y.shape == (outputs.shape[0], *outputs.shape[2:])
+    if not right:
+        return f"the targets have shape {tuple(y.shape)} and the outputs {tuple(outputs.shape)}"
+    if not y.is_floating_point() and y.numel() and not 0 <= int(y.min()) <= int(y.max()) < outputs.shape[1]:
+        return f"the classes go from {int(y.min())} to {int(y.max())} and there are {outputs.shape[1]} outputs"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,6 +120,7 @@ def chart_sensitivity(
 
     Raises:
         SettingError: fewer than two charts, or a number out of range.
+        DataError: the samples do not fit the model, or the targets do not fit the loss.
         ChartError: a skeleton weight of one of the charts is 0, or a chart belongs to another network.
         EclabError: the gradient is 0, so that no chart moves anything.
         NonFiniteError: a weight, the loss or a step is not finite.

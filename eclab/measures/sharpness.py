@@ -120,6 +120,7 @@ def sharpness(
 
     Raises:
         SettingError: a setting is out of range.
+        DataError: the samples do not fit the model, or the targets do not fit the loss.
         ChartError: a skeleton weight is 0, or the chart belongs to another network.
         NonFiniteError: a weight or the loss is NaN or infinite.
 
