@@ -328,10 +328,13 @@ def test_lab_opens_the_notebook(capsys: pytest.CaptureFixture[str], monkeypatch:
     Path("notebooks/00-lab.ipynb").write_text(json.dumps(lab.template()))
     monkeypatch.setattr(lab, "is_root", lambda: False)
     assert main(["lab", "--port", "9000", "--no-browser"]) == 0
-    assert called[0][1:] == ["-m", "jupyterlab", str(lab.NOTEBOOK), "--port", "9000", "--no-browser"]
+    opened = ["-m", "jupyterlab", *lab.opened_on(lab.NOTEBOOK)]
+    assert f"--ServerApp.root_dir={Path.cwd() / 'notebooks'}" in opened
+    assert "--LabApp.default_url=/lab/tree/00-lab.ipynb" in opened
+    assert called[0][1:] == [*opened, "--port", "9000", "--no-browser"]
     monkeypatch.setattr(lab, "is_root", lambda: True)
     assert main(["lab"]) == 0
-    assert called[1][1:] == ["-m", "jupyterlab", str(lab.NOTEBOOK), "--allow-root"]
+    assert called[1][1:] == [*opened, "--allow-root"]
     assert "the port is 65536" in refused(capsys, "lab", "--port", "65536")
     assert "the port is -1" in refused(capsys, "lab", "--port", "-1")
     assert len(called) == 2

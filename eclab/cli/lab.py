@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from eclab.cli.words import Commands, command, hint
 from eclab.errors import SettingError
@@ -38,11 +39,27 @@ def run(given: argparse.Namespace) -> int:
     port = None if given.port is None else whole(given.port, "the port", most=65535)
     notebook = find_notebook(given.notebook)
     hint(f"eclab: opening {notebook}")
-    words = [sys.executable, "-m", "jupyterlab", str(notebook)]
+    words = [sys.executable, "-m", "jupyterlab", *opened_on(notebook)]
     words += ["--port", str(port)] if port is not None else []
     words += ["--no-browser"] if given.no_browser else []
     words += ["--allow-root"] if is_root() else []
     return subprocess.call(words)
+
+
+def opened_on(notebook: Path) -> list[str]:
+    """JupyterLab's options by which the address it prints leads to the notebook.
+
+    Example:
+        >>> opened_on(Path("/home/me/my notebooks/00-lab.ipynb"))[:2]
+        ['--ServerApp.root_dir=/home/me/my notebooks', '--LabApp.default_url=/lab/tree/00-lab.ipynb']
+    """
+    place = notebook.resolve()
+    return [
+        f"--ServerApp.root_dir={place.parent}",
+        f"--LabApp.default_url=/lab/tree/{quote(place.name)}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
 
 
 def is_root() -> bool:

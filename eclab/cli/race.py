@@ -50,7 +50,9 @@ def add(commands: Commands) -> None:
     add_network(parser)
     parser.add_argument("--data", metavar="NAME", help="data set (default digits); `eclab doctor` lists them")
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N training and test samples")
-    parser.add_argument("--lanes", metavar="LIST", help="optimizers, without spaces (default sgd,ec-sgd; at most 8)")
+    parser.add_argument(
+        "--lanes", metavar="LIST", help="1 to 8 optimizers, such as sgd,ec-sgd (the default) or sgd:0.1,adam:0.001"
+    )
     parser.add_argument("--lr", metavar="RATE", help="learning rate: 0.1 (default), or sgd=0.1,ec-sgd=0.2")
     parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training data (default 5)")
     parser.add_argument("--batch", type=int, metavar="N", help="samples a step (default 64)")
