@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -131,6 +132,13 @@ def refusal(found: Import) -> str | None:
 def test_every_module_stands_in_a_layer() -> None:
     layers = {layer_of(path) for path in PACKAGE.rglob("*.py")} - {""}
     assert layers <= set(MAY_IMPORT), f"not in the layer table: {layers - set(MAY_IMPORT)}"
+
+
+def test_contributing_shows_the_layers_in_their_order() -> None:
+    rows = re.findall(r"^\| `eclab/(\w+)[./]", (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+    assert rows == list(MAY_IMPORT)
+    for place, layer in enumerate(rows):
+        assert MAY_IMPORT[layer] <= set(rows[:place]), f"{layer} stands above what it imports"
 
 
 def test_layers_import_only_what_stands_above_them() -> None:
