@@ -11,7 +11,7 @@ from scipy.optimize import minimize, root
 from torch import Tensor, nn
 
 from eclab.facade import Network, trace
-from tests.zoo import ZOO
+from tests.zoo import MEMBERS, Member
 
 
 class Residual(nn.Module):
@@ -60,9 +60,9 @@ def normed_net(dtype: torch.dtype = torch.float64) -> tuple[Network, Tensor]:
     return trace(normed().to(dtype).train(), x), x
 
 
-def every_net() -> dict[str, tuple[Network, Tensor]]:
-    """All networks of the zoo, the residual one and the one with batch-norms, in float64."""
-    return {name: member.trace() for name, member in ZOO.items()} | {
+def every_net(members: Mapping[str, Member] = MEMBERS) -> dict[str, tuple[Network, Tensor]]:
+    """Networks of the zoo, the residual one and the one with batch-norms, in float64."""
+    return {name: member.trace() for name, member in members.items()} | {
         "residual": residual_net(),
         "batch-norm, training": normed_net(),
     }

@@ -18,10 +18,10 @@ from eclab.facade import Network
 from eclab.paths.enumerate import columns, whole_paths
 from eclab.paths.kappa import kappa
 from tests.orbit_models import every_net
-from tests.zoo import dense, joined
+from tests.zoo import ZOO, dense, joined
 
 F64 = torch.float64
-NETS = every_net()
+NETS = every_net(ZOO)
 ALL = pytest.mark.parametrize("name", NETS)
 
 Make = Callable[..., torch.optim.Optimizer]

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eclab.errors import ChartError, NonFiniteError
-from eclab.network.graph import Op, resolve
+from eclab.network.graph import Op
 from eclab.network.network import TracedNetwork
-from eclab.network.rules import BY_NAME, MOVES
+from eclab.network.rules import BY_NAME
 from eclab.network.run import plain_call, run
+from eclab.network.tracer import SHAPE_ONLY
 from eclab.paths.scaled import named_arguments
-from eclab.paths.unrolled_pools import per_axis_numbers, window_sum
-
-
-@dataclass(frozen=True)
-class Squares:
-    """``Σ v²`` over the paths that end at each element of a value, of the value's shape."""
-
-    sums: Tensor
-
-
-Handler = Callable[[Op, dict[str, Any]], Tensor]
-
-
-class _PathsEndError(Exception):
-    """Raised by a handler for a form of its operation that paths do not run through."""
+from eclab.paths.squares import PathsEndError, Squares, handler_of
 
 
 def kappa(net: TracedNetwork) -> dict[str, Tensor]:
@@ -105,19 +89,33 @@ def _all_paths(net: TracedNetwork, weights: dict[str, Tensor], like: Tensor) -> 
 
     def call(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if id(op) not in carried:
-            return plain_call(op, args, kwargs)
+            return plain_call(op, tuple(arg.sums if isinstance(arg, Squares) else arg for arg in args), kwargs)
+        handler = handler_of(op)
         try:
-            if op.name not in HANDLERS:
-                raise _PathsEndError
-            return Squares(HANDLERS[op.name](op, named_arguments(op, args, kwargs)))
-        except _PathsEndError:
+            if handler is None:
+                raise PathsEndError
+            return _wrapped(handler(op, _named(op, args, kwargs)))
+        except PathsEndError:
             ends.extend(arg for arg in args if isinstance(arg, Squares))
-            return Squares(like.new_ones(op.shape))
+            anew = [like.new_ones(shape) for shape in op.parts or [op.shape]]
+            return _wrapped(anew if len(anew) > 1 else anew[0])
 
     ones = tuple(torch.ones(op.shape) for op in net.operations if op.kind == "input")
     ends += [value for value in run(net, ones, weights, like=like, call=call)[-1] if isinstance(value, Squares)]
     # Every sample of the traced batch has all the paths.
     return torch.stack([end.sums.sum() for end in ends]).sum() / len(ones[0])
+
+
+def _named(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    if op.name == "operator.getitem":
+        return {"self": args[0], "place": args[1]}
+    return named_arguments(op, args, kwargs)
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wrapped(item) for item in value]
+    return Squares(value) if isinstance(value, Tensor) else value
 
 
 def _carried(net: TracedNetwork) -> set[int]:
@@ -126,10 +124,9 @@ def _carried(net: TracedNetwork) -> set[int]:
     carried: set[int] = set()
     problems: list[str] = []
     for number, op in enumerate(net.operations):
-        if op.kind != "call" or not any(ref in numbers for ref in op.refs()):
+        if op.kind != "call" or op.name in SHAPE_ONLY or not any(ref in numbers for ref in op.refs()):
             continue
-        known = op.name in HANDLERS or op.name not in BY_NAME or not BY_NAME[op.name].homogeneous
-        if not known:
+        if handler_of(op) is None and op.name in BY_NAME and BY_NAME[op.name].homogeneous:
             problems.append(op.name.removeprefix("aten.") + (f" at '{op.module}'" if op.module else ""))
         numbers.add(number)
         carried.add(id(op))
@@ -139,148 +136,3 @@ def _carried(net: TracedNetwork) -> set[int]:
             allowed="linear and convolution layers, ReLU and its kin, pooling, batch-norm, additions and reshapes",
         )
     return carried
-
-
-def _squared(value: Any) -> Any:
-    """The square, with 1 as its derivative: what is differentiated by is the square itself."""
-    return None if value is None else value.detach().square() + (value - value.detach())
-
-
-def _sums(value: Any) -> Tensor:
-    """The sums of a value on its way; the model's input is a plain tensor of ones, as its squares are."""
-    if isinstance(value, Squares):
-        return value.sums
-    if not isinstance(value, Tensor):
-        raise _PathsEndError
-    return value
-
-
-def _factor(value: Any) -> Any:
-    """The square of what a value is multiplied by or what is added to it, which must not come from the input."""
-    if isinstance(value, Squares):
-        raise _PathsEndError
-    return _squared(value) if isinstance(value, Tensor) else value**2
-
-
-def _weighted(op: Op, named: dict[str, Any]) -> Tensor:
-    squares = {key: _factor(named[key]) for key in ("weight", "bias") if named.get(key) is not None}
-    value: Tensor = plain_call(op, (), named | squares | {"input": _sums(named["input"])})
-    return value
-
-
-def _matmul(op: Op, named: dict[str, Any]) -> Tensor:
-    squares = {key: _factor(named[key]) for key in ("other", "mat2") if key in named}
-    value: Tensor = plain_call(op, (), named | squares | {"self": _sums(named["self"])})
-    return value
-
-
-def _batch_norm(_op: Op, named: dict[str, Any]) -> Tensor:
-    value, gamma, beta = _sums(named["input"]), _squared(named["weight"]), _squared(named["bias"])
-    place = [1, -1, *[1] * (value.ndim - 2)]
-    if named["training"]:
-        size = value.detach().movedim(1, 0).flatten(1).mean(1)
-        value = value / torch.where(size > 0, size, 1.0).reshape(place)
-    else:
-        value = value + named["running_mean"].square().reshape(place)
-        value = value / (named["running_var"] + named["eps"]).reshape(place)
-    value = value if gamma is None else value * gamma.reshape(place)
-    return value if beta is None else value + beta.reshape(place)
-
-
-def _add(_op: Op, named: dict[str, Any]) -> Tensor:
-    one, two = (_sums(value) if isinstance(value, Squares) else _factor(value) for value in _pair(named))
-    result: Tensor = one + float(named.get("alpha", 1)) ** 2 * two
-    return result
-
-
-def _pair(named: dict[str, Any]) -> tuple[Any, Any]:
-    return named["self"], named["other"]
-
-
-def _times(op: Op, named: dict[str, Any]) -> Tensor:
-    one, two = _pair(named)
-    if op.name == "aten.div":
-        quotient: Tensor = _sums(one) / _factor(two)
-        return quotient
-    value, number = (one, two) if isinstance(one, Squares) or not isinstance(two, Squares) else (two, one)
-    product: Tensor = _sums(value) * _factor(number)
-    return product
-
-
-def _mean(op: Op, named: dict[str, Any]) -> Tensor:
-    value = _sums(named["self"])
-    if not named.get("dim"):
-        raise _PathsEndError
-    summed: Tensor = value.sum(named["dim"], keepdim=named["keepdim"])
-    if op.name == "aten.sum":
-        return summed
-    averaged: Tensor = summed / math.prod(value.shape[axis] for axis in named["dim"]) ** 2
-    return averaged
-
-
-def _max_pool(op: Op, named: dict[str, Any]) -> Tensor:
-    value = _sums(named["self"])
-    return window_sum(value, named, per_axis_numbers(named["padding"], value.ndim - 2), op.shape[2:])
-
-
-def _avg_pool(op: Op, named: dict[str, Any]) -> Tensor:
-    value = _sums(named["self"])
-    left = per_axis_numbers(named["padding"], value.ndim - 2)
-    ones = torch.ones_like(value[:1, :1])
-    share = plain_call(op, (), named | {"self": ones}) / window_sum(ones, named, left, op.shape[2:])
-    result: Tensor = plain_call(op, (), named | {"self": value}) * share
-    return result
-
-
-def _adaptive_avg_pool(op: Op, named: dict[str, Any]) -> Tensor:
-    value = _sums(named["self"])
-    pooled: Tensor = plain_call(op, (), named | {"self": value})
-    for axis, (before, after) in enumerate(zip(value.shape[2:], op.shape[2:], strict=True), start=2):
-        widths = [-(-(i + 1) * before // after) - i * before // after for i in range(after)]
-        place = [-1 if k == axis else 1 for k in range(value.ndim)]
-        pooled = pooled / value.new_tensor(widths).reshape(place)
-    return pooled
-
-
-def _same(_op: Op, named: dict[str, Any]) -> Tensor:
-    return _sums(named["self"] if "self" in named else named["input"])
-
-
-def _moved(op: Op, named: dict[str, Any]) -> Tensor:
-    def inner(value: Any) -> Any:
-        return value.sums if isinstance(value, Squares) else _squared(value) if isinstance(value, Tensor) else value
-
-    key = next(iter(named))
-    moved = [inner(item) for item in named[key]] if isinstance(named[key], tuple | list) else inner(named[key])
-    # the sums may be a view with stride 0, which `view` refuses where `reshape` does the same thing
-    target = op.target.replace("aten.view.", "aten.reshape.").replace("aten._unsafe_view.", "aten.reshape.")
-    value: Tensor = resolve(target)(moved, *list(named.values())[1:])
-    return value
-
-
-_SAME = (
-    "relu", "leaky_relu", "prelu", "neg", "dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "to",
-    "rrelu", "abs", "clamp", "clamp_min", "clamp_max", "threshold", "lift_fresh_copy",
-)  # fmt: skip
-_SEVERAL = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
-"""Operations with several values, which have no sums here."""
-
-HANDLERS: dict[str, Handler] = {
-    **{f"aten.{name}": _weighted for name in ("linear", *(f"conv{n}d" for n in (1, 2, 3)))},
-    **{f"aten.conv_transpose{n}d": _weighted for n in (1, 2, 3)},
-    "aten.matmul": _matmul,
-    "aten.mm": _matmul,
-    "aten.batch_norm": _batch_norm,
-    "aten.add": _add,
-    "aten.sub": _add,
-    "aten.mul": _times,
-    "aten.div": _times,
-    "aten.mean": _mean,
-    "aten.sum": _mean,
-    **{f"aten.max_pool{n}d": _max_pool for n in (1, 2, 3)},
-    **{f"aten.avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
-    **{f"aten.adaptive_avg_pool{n}d": _adaptive_avg_pool for n in (1, 2, 3)},
-    **{f"aten.{name}": _same for name in _SAME},
-    **{f"aten.{name}": _moved for name in (*MOVES, "cat", "concat", "concatenate") if name not in _SEVERAL},
-}
-"""What each operation does to the squares on their way."""

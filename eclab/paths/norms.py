@@ -61,7 +61,9 @@ def path_norm(net: TracedNetwork, p: float = 1.0, log: bool = True) -> float:
 
     def call(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = carried.get(id(op))
-        return plain_call(op, args, kwargs) if handler is None else handler(op, args, kwargs, exponent)
+        if handler is not None:
+            return handler(op, args, kwargs, exponent)
+        return plain_call(op, tuple(arg.mantissa if isinstance(arg, Scaled) else arg for arg in args), kwargs)
 
     like = _precision(net)
     ones = tuple(torch.ones((1, *op.shape[1:])) for op in net.operations if op.kind == "input")
