@@ -73,16 +73,20 @@ def _checked(bound: float) -> float:
 
 def _squared_gradients(net: TracedNetwork) -> dict[str, Tensor]:
     weights = parameters_once(net)
-    missing = [weight.name for weight in weights if weight.parameter.grad is None]
+    missing = [w.name for w in weights if w.parameter.grad is None and w.parameter.requires_grad]
     if missing:
         raise ChartError(
             f"the gradient of {', '.join(missing)} is missing",
-            allowed="a gradient for every weight of the network",
+            allowed="a gradient for every weight that trains",
             fix="call loss.backward() first",
         )
     if not math.isfinite(gradient_norm(net) or 0.0):
         raise NonFiniteError("a gradient is NaN or infinite", fix="look at the loss and the data of this step")
-    return {w.name: w.parameter.grad.double().square() for w in weights if w.parameter.grad is not None}
+    parameters = {weight.name: weight.parameter for weight in weights}
+    return {
+        name: torch.zeros_like(p, dtype=torch.float64) if p.grad is None else p.grad.double().square()
+        for name, p in parameters.items()
+    }
 
 
 def _highest_corner(search: Search, reach: float) -> Tensor:

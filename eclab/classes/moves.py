@@ -123,10 +123,11 @@ def norm(net: TracedNetwork) -> float:
 
 
 def gradient_norm(net: TracedNetwork) -> float | None:
-    """``‖∂L/∂w‖`` of all weights between units, in float64; None where one is missing."""
+    """``‖∂L/∂w‖`` of all weights between units, in float64; None where one that trains has none."""
     total = 0.0
     for weight in parameters_once(net):
-        if weight.parameter.grad is None:
+        if weight.parameter.grad is not None:
+            total += float(weight.parameter.grad.double().square().sum())
+        elif weight.parameter.requires_grad:
             return None
-        total += float(weight.parameter.grad.double().square().sum())
     return math.sqrt(total)
