@@ -16,7 +16,7 @@ import torch
 
 import eclab
 from eclab.cli import build_parser, doctor, lab, main
-from eclab.cli.race import read_rates
+from eclab.cli.race import _new_folder, read_rates
 from eclab.errors import SettingError
 from eclab.race import Race, load
 
@@ -62,6 +62,12 @@ def test_without_a_folder_the_run_gets_a_new_one_each_time(capsys: pytest.Captur
     assert len(folders) == 2
     assert all((folder / "config.json").is_file() and "digits" in folder.name for folder in folders)
     capsys.readouterr()
+
+
+def test_races_that_start_in_one_second_get_folders_of_their_own() -> None:
+    folders = [_new_folder("my data/2") for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert all(folder.is_dir() and folder.parent == Path("runs") for folder in folders)
 
 
 def test_all_settings_arrive() -> None:

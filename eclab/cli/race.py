@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,9 +114,17 @@ def _free_folder(given: argparse.Namespace) -> Path | None:
 
 
 def _new_folder(data: str) -> Path:
+    """A folder of this race's own, made at once: several races may start within one second."""
+    from eclab.race.files import need_folder
+
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{''.join(sign if sign.isalnum() else '-' for sign in data)}"
     candidates = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
-    return next(Path("runs") / name for name in candidates if not (Path("runs") / name).exists())
+    need_folder(Path("runs"))
+    for folder in (Path("runs") / name for name in candidates):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise CheckpointError(f"runs already holds a hundred runs called {stem}", fix="give --out a new folder")
 
 
 def _new(given: argparse.Namespace) -> Race:
