@@ -62,7 +62,7 @@ def test_a_drag_counts_from_where_it_began_and_leaves_one_mark(page: Page):
     page.send("rescale", layer="0", unit=1, c=2.0, commit=True)
     assert page.session.scaling.totals(page.session.lane())["0"][1] == 10.0
     events = page.frame().content["events"]
-    assert [(event["kind"], event["text"]) for event in events] == [("rescale", "rescaled 0[1] × 10")]
+    assert [(event["kind"], event["text"]) for event in events] == [("rescale", "rescaled unit 2 of layer 1 × 10")]
     page.send("rescale", layer="0", unit=1, c=0.1, commit=True)
     assert same_weights(page.weights(), start)
 

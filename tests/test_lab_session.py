@@ -54,8 +54,9 @@ def test_edits_change_the_network_and_can_be_undone(page: Page):
         ({"op": "widen", "spec_index": 9, "width": 3}, "9"),
         ({"op": "widen", "spec_index": 0}, "without a width"),
         ({"op": "widen", "width": 3}, "without its place"),
-        ({"op": "add", "spec_after": 0, "kind": "conv2d", "width": 3}, "layer 1"),
-        ({"op": "remove", "spec_index": 2}, "gives the outputs"),
+        ({"op": "widen", "spec_index": 1, "width": 0}, "layer 2: the linear layer's width is 0"),
+        ({"op": "add", "spec_after": 0, "kind": "conv2d", "width": 3}, "the new layer"),
+        ({"op": "remove", "spec_index": 2}, "the output layer gives the outputs"),
         ({"op": "activation", "value": "swoosh"}, "swoosh"),
         ({"op": "activation", "value": 3}, "3"),
         ({"op": "bias", "value": "yes"}, "true or false"),
@@ -143,7 +144,8 @@ def test_pause_and_stop_hold_the_race(page: Page):
     assert not page.session.playing
     page.send("play")
     page.session.advance()
-    assert "step 2" in page.ask("stop")["text"]
+    held = page.ask("stop")
+    assert (held["type"], held["step"]) == ("held", 2)
     assert not page.session.playing
 
 

@@ -372,3 +372,14 @@ def test_a_deed_that_cannot_be_undone_stays_where_it_is():
     with pytest.raises(ValueError, match="no"):
         line.undo()
     assert line.undoable == "a"
+
+
+def test_the_page_knows_at_once_what_it_can_undo(page: Page):
+    for cmd, arguments in ACTS:
+        got = len(page.got)
+        page.send(cmd, **arguments)
+        page.session.flush()
+        frames = [message.content for message in page.got[got:] if message.content["type"] == "frame"]
+        assert frames[-1]["undo"] == page.session.acts.deeds.undoable
+        if cmd in ("edit", "preset", "data", "start"):
+            assert frames[0]["undo"] == page.session.acts.deeds.undoable

@@ -106,8 +106,8 @@ export function beforeAfter(ctx, patches) {
   const list = readings(patches, [
     ["‖incoming‖", read("in_norm"), "length of the unit's incoming weights, bias included"],
     ["‖outgoing‖", read("out_norm"), "length of the unit's outgoing weights"],
-    ["‖∂L/∂w‖  SGD sees", read("grad_w", true), "gradient of the unit's weights"],
-    ["‖∂L/∂v‖  EC sees", read("grad_v", false), "gradient in class coordinates: the same for every member of the class"],
+    ["‖∂L/∂w‖ · SGD", read("grad_w", true), "gradient of the unit's weights, which SGD follows"],
+    ["‖∂L/∂v‖ · EC", read("grad_v", false), "gradient in class coordinates, which EC-SGD follows: the same for every member of the class"],
   ]);
   const why = h("p", { class: "ec-why" });
   patches.push(() => {

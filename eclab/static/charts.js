@@ -137,11 +137,12 @@ export class Charts {
 /**
  * Rows of the events; of those too close to be read side by side only the gravest keeps its text.
  * @param {{step: number, text: string, kind?: string}[]} events @param {[number, number]} span steps on the axis
- * @returns {{x: number, text: string, kind: string}[]}
+ * @returns {{x: number, text: string, kind: string, late: boolean}[]} late: its text stands on the left
  */
 export function eventMarks(events, [first, last]) {
   // the axis says at which step, the inspector says why
-  const rows = events.map((e) => ({ x: e.step, text: e.text.split(":")[0].replace(/ at step [\d,]+/, ""), kind: e.kind ?? "" }));
+  const rows = events.map((e) => ({ x: e.step, text: e.text.split(":")[0].replace(/ at step [\d,]+/, ""), kind: e.kind ?? "",
+    late: e.step > first + 0.55 * (last - first) }));
   const near = Math.max(last - first, 1) * 0.3;
   rows.forEach((row, k) => {
     const rivals = rows.filter((other, j) => j !== k && other.text && Math.abs(other.x - row.x) < near);

@@ -142,14 +142,16 @@ export class Edges {
     const size = block.kh * block.kw;
     if (!column || column.half < 5) return;
     const values = this.ctx.weights.subarray(block.offset, block.offset + block.rows * size);
-    const large = largeWeight(values) || 1;
     const inner = 2 * column.half - 4;
     const cell = inner / Math.max(block.kh, block.kw);
     const [padX, padY] = [(inner - cell * block.kw) / 2, (inner - cell * block.kh) / 2];
     column.spots.slice(0, block.rows).forEach((spot, row) => {
       const [x, y] = [spot.x - column.half + 2 + padX, spot.y - column.half + 2 + padY];
+      // each against its own largest weight: a kernel is its pattern, the ring its scale
+      const own = values.subarray(row * size, (row + 1) * size);
+      const large = own.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
       for (let k = 0; k < size; k += 1) {
-        const value = values[row * size + k];
+        const value = own[k];
         pen.fillStyle = value < 0 ? this.palette.neg : this.palette.pos;
         pen.globalAlpha = 0.05 + 0.85 * Math.min(1, Math.abs(value) / large);
         pen.fillRect(x + (k % block.kw) * cell, y + Math.floor(k / block.kw) * cell, Math.max(cell - 0.5, 0.5), Math.max(cell - 0.5, 0.5));

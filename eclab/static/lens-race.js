@@ -14,9 +14,12 @@ const CLASS_VARS = ["--ec-class0", "--ec-class1", "--ec-lane3", "--ec-lane5", "-
 function raceToolbar(ctx) {
   const { state, wire } = ctx;
   const number = (label, cmd, shown, example, title) => {
+    const whole = cmd !== "decay";
     const field = entry(label, shown, (text, control) => {
       const value = parseNumber(text);
-      if (!Number.isFinite(value)) return ctx.notes.show("error", `${label} is "${text}"; give a number, such as ${example}`, { control });
+      if (!Number.isFinite(value) || (whole && !Number.isInteger(value))) {
+        return ctx.notes.show("error", `${label} is "${text}"; give a ${whole ? "whole " : ""}number, such as ${example}`, { control });
+      }
       ctx.notes.clear(control);
       return wire.send(cmd, { value }, control);
     });

@@ -21,6 +21,12 @@ export function connect(ctx) {
     ctx.charts = content.charts ?? [];
     ctx.tell("charts");
   });
+  wire.on("held", ({ step }) => {
+    // the frame that says the same may have to wait for its turn
+    if (!ctx.frame) return;
+    ctx.frame = { ...ctx.frame, running: false, step };
+    ctx.tell("frame");
+  });
   wire.on("inspect", (content) => takeInspect(ctx, content));
   wire.on("paths", (content) => {
     if (content.id !== ctx.pathsAsked) return;

@@ -73,6 +73,8 @@ export class Stage {
     const held = this.sheet.contains(this.element.getRootNode().activeElement);
     this.layout = layoutNetwork(ctx.state.layers, this.frame.clientWidth, this.frame.clientHeight);
     const { width, height } = this.layout;
+    // where it was, it would make the sheet wider than it is
+    this.tip.style.transform = "";
     this.sheet.style.width = `${width}px`;
     this.picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.picture.setAttribute("width", width);

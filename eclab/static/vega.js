@@ -28,7 +28,7 @@ const EXPONENT = "(log(datum.value) / LN10)";
 const DECADE = `abs(${EXPONENT} - round(${EXPONENT})) < 1e-6`;
 const LEADING = `round(datum.value / pow(10, floor(${EXPONENT} + 1e-9)))`;
 const SPAN = "log(domain('y')[1] / domain('y')[0]) / LN10";
-const HIDDEN = `(${SPAN} > 1.4 || (${SPAN} > 0.8 && indexof([2, 5], ${LEADING}) < 0))`;
+const HIDDEN = `(${SPAN} > 2.3 || (${SPAN} > 0.8 && indexof([2, 5], ${LEADING}) < 0))`;
 
 /**
  * The compiled specification as this page shows it: lanes and axes in the page's colours, the axis asked for.
@@ -68,7 +68,7 @@ function retype(scale, log) {
 function dressAxis(axis, type) {
   if (axis.labels !== false) axis.minExtent = axis.maxExtent = axis.scale === "y" ? 38 : 16;
   if (axis.scale === "x") {
-    axis.labelFlush = 20;
+    Object.assign(axis, { labelFlush: 20, labelOverlap: "greedy", labelSeparation: 12 });
     if (axis.labels !== false) axis.encode = labelsFrom("datum.value === 0 ? '0' : format(datum.value, '~s')");
   }
   if (axis.scale !== "y" || type === "linear") return;

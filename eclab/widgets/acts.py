@@ -83,8 +83,9 @@ class Acts:
     def _swap(self, bench: Bench, label: str) -> None:
         old = self._lab.bench
         bench.picture.keep_windows(old.picture)
-        self._show(bench)
+        # before it is shown, or the page would not yet know that it can be undone
         self.deeds.push(Deed(label, lambda: self._show(old), lambda: self._show(bench), size=old.size))
+        self._show(bench)
 
     def _show(self, bench: Bench) -> None:
         self._grip = None

@@ -164,7 +164,7 @@ class Bench:
             self.race = Race(source, setup.data, **setup.settings.race_arguments(len(setup.data.x_train)))
             self.x, self.y = self.race.task.x[:PROBE], self.race.task.y[:PROBE]
             self.lanes = [LaneView(lane.name, lane.label, lane.colour, lane.net, lane) for lane in self.race.lanes]
-        self.picture = Picture(self.lanes[0].net)
+        self.picture = Picture(self.lanes[0].net, numbered=setup.model is None)
         self.scaling = Scaling(self)
         self.moments = Moments()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,44 @@ def with_spec(setup: Setup, spec: NetworkSpec) -> Setup:
 
 
 def edited(setup: Setup, op: str, asked: Mapping[str, Any]) -> Setup:
+    """The network with one edit of the Build lens; errors name layers as the page does.
+
+    See :func:`_edited` for arguments and errors.
+    """
+    try:
+        return _edited(setup, op, asked)
+    except SpecError as problem:
+        if setup.spec is None:
+            raise
+        names = _page_names(setup.spec, op, asked)
+        raise SpecError(
+            _renamed(problem.seen, names), allowed=problem.allowed, fix=_renamed(problem.fix or "", names) or None
+        ) from problem
+
+
+def _renamed(text: str, names: Mapping[int, str]) -> str:
+    def name(found: re.Match[str]) -> str:
+        return names.get(int(found[1]), found[0])
+
+    return re.sub(r"\blayer (\d+)( \([^)]*\))?", name, text)
+
+
+def _page_names(spec: NetworkSpec, op: str, asked: Mapping[str, Any]) -> dict[int, str]:
+    """What the page calls the entries of the specification an edit leads to, by their place in it."""
+    names: list[str] = []
+    number = 0
+    for place, layer in enumerate(spec.layers):
+        number += layer.weighty
+        plain = f"the {layer.type.replace('_', '-')} behind {f'layer {number}' if number else 'the inputs'}"
+        names.append("the output layer" if place == spec.output else f"layer {number}" if layer.weighty else plain)
+    if op == "add" and asked["spec_after"] is not None:
+        names.insert(asked["spec_after"] + 1, "the new layer")
+    if op == "remove" and asked["spec_index"] is not None and asked["spec_index"] != spec.output:
+        del names[asked["spec_index"] : asked["spec_index"] + 1]
+    return dict(enumerate(names))
+
+
+def _edited(setup: Setup, op: str, asked: Mapping[str, Any]) -> Setup:
     """The network with one edit of the Build lens.
 
     Args:

@@ -98,14 +98,14 @@ class Handlers:
         """Let the race go on."""
         self._lab.play()
 
-    def pause(self) -> None:
-        """Hold the race."""
+    def pause(self) -> Message:
+        """Hold the race; a step under way gives up its evaluation. The page hears of it before its next frame."""
         self._lab.pause()
+        return Message.plain("held", step=self._lab.bench.need_race().position)
 
     def stop(self) -> Message:
-        """Hold the race; a step under way gives up its evaluation."""
-        self._lab.pause()
-        return _info("timeline", f"stopped at step {self._lab.bench.need_race().position:,}")
+        """As pause."""
+        return self.pause()
 
     def step(self) -> None:
         """One step."""
@@ -158,7 +158,7 @@ class Handlers:
         lab, shown = self._lab, self._lab.lane()
         chosen = lab.bench.running(shown.name if lanes == "one" else None)
         lab.acts.rescale(
-            f"scale of layer {layer}" if unit is None else f"scale of unit {layer}[{unit}]",
+            f"scale of {lab.bench.picture.unit_label(lab.bench.picture.number(layer), unit)}",
             lambda: lab.scaling.drag(layer, unit, c, chosen, commit=commit),
             over=commit,
         )

@@ -194,7 +194,7 @@ def lane_facts(bench: Bench, lane: LaneView, now: Measure) -> dict[str, Any]:
         "lane": lane.name,
         "label": lane.label,
         "state": lane.state,
-        "verdict": lane.verdict,
+        "verdict": bench.picture.in_page_words(lane.verdict),
         "lr": lane.lr,
         "guarded": lane.guarded,
         "rebased": lane.rebased,

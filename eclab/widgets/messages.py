@@ -151,7 +151,7 @@ def _signed_size(block: Tensor) -> Tensor:
     return size.copysign(block.sum(2))
 
 
-def lane_now(lane: LaneView, latest: Mapping[str, float]) -> dict[str, Any]:
+def lane_now(lane: LaneView, latest: Mapping[str, float], picture: Picture) -> dict[str, Any]:
     """A lane's line in the timeline."""
     return {
         "name": lane.name,
@@ -160,13 +160,13 @@ def lane_now(lane: LaneView, latest: Mapping[str, float]) -> dict[str, Any]:
         "loss": finite(latest.get("loss")),
         "train_acc": finite(latest.get("train_acc")),
         "test_acc": finite(latest.get("test_acc")),
-        "verdict": lane.verdict,
+        "verdict": picture.in_page_words(lane.verdict),
         "guarded": lane.guarded,
         "rebased": lane.rebased,
     }
 
 
-def race_now(race: Race | None, playing: bool) -> dict[str, Any]:
+def race_now(race: Race | None, playing: bool, picture: Picture) -> dict[str, Any]:
     """Where the race stands."""
     if race is None:
         nothing = {"step": 0, "total_steps": 0, "epoch": 0.0, "time": 0.0, "running": False, "finished": False}
@@ -180,7 +180,9 @@ def race_now(race: Race | None, playing: bool) -> dict[str, Any]:
         "finished": race.finished,
         "steps_per_second": {lane.name: finite(race.steps_per_second(lane.name)) for lane in race.lanes},
         "overhead": finite(race.overhead()),
-        "events": [{"step": e.step, "text": e.text, "kind": e.kind, "lane": e.lane} for e in race.events],
+        "events": [
+            {"step": e.step, "text": picture.in_page_words(e.text), "kind": e.kind, "lane": e.lane} for e in race.events
+        ],
     }
 
 
@@ -196,7 +198,7 @@ def layers(picture: Picture, spec: NetworkSpec | None) -> list[dict[str, Any]]:
             {
                 "index": number,
                 "name": layer.name,
-                "label": "outputs" if layer.output else _label(layer.name if spec is None else str(number)),
+                "label": picture.labels[number],
                 "kind": layer.kind,
                 "width": layer.width,
                 "activation": layer.activation,
@@ -211,10 +213,6 @@ def layers(picture: Picture, spec: NetworkSpec | None) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _label(name: str) -> str:
-    return f"layer {name}" if name.isdigit() else name
 
 
 def _input_layer(picture: Picture, spec: NetworkSpec | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -146,25 +147,36 @@ def _columns(net: Network) -> tuple[Column, ...]:
     return tuple(sorted(columns, key=lambda column: int(column.units.min())))
 
 
+def _label(name: str) -> str:
+    return f"layer {name}" if name.isdigit() else name
+
+
 class Picture:
     """Everything about a network's drawing that does not change while it trains.
 
     Args:
         net: the network; all lanes have the same structure.
+        numbered: whether layers are called by their place, and not by the names a model of one's own gives them.
 
     Attributes:
         layers: what is drawn above each other; number 0 of the drawing is the inputs, number ``i + 1`` is
             ``layers[i]``.
         widths: units of every layer, the inputs' first.
+        labels: what the page calls them.
         links: the bands of weights; their order is that of the weights in the network.
         joins: (source, target, pairs of units) of what leads on unchanged, or by weights that are not drawn one by one.
         windows: what is drawn of each layer.
     """
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, net: Network, *, numbered: bool = False) -> None:
         self.net = net
         self.layers = _columns(net)
         self.widths = (net.inputs, *(layer.width for layer in self.layers))
+        names = [str(place) if numbered else layer.name for place, layer in enumerate(self.layers, 1)]
+        self.labels = (
+            "inputs",
+            *("outputs" if layer.output else _label(name) for layer, name in zip(self.layers, names, strict=True)),
+        )
         self._number = {layer.name: number for number, layer in enumerate(self.layers, 1)}
         self._of_parameter = {
             name: number for number, layer in enumerate(self.layers, 1) for name in (layer.weight, layer.bias) if name
@@ -180,6 +192,27 @@ class Picture:
         if name not in self._number:
             raise SettingError(f"there is no layer {name!r}", allowed=", ".join(self._number))
         return self._number[name]
+
+    def unit_label(self, number: int, unit: int | None) -> str:
+        """What the page calls a unit, counted from 1; with None the whole layer."""
+        word = "channel" if self.layer(number).kind == "conv" else "unit"
+        return self.labels[number] if unit is None else f"{word} {unit + 1} of {self.labels[number]}"
+
+    def in_page_words(self, text: str) -> str:
+        """A text about modules and parameters with the layers named as the page names them."""
+
+        def module(found: re.Match[str]) -> str:
+            number = self._number.get(found[1])
+            return f'module "{found[1]}"' if number is None else self.labels[number]
+
+        def parameter(found: re.Match[str]) -> str:
+            return (
+                f"{found[0]} ({self.labels[self._of_parameter[found[0]]]})"
+                if found[0] in self._of_parameter
+                else found[0]
+            )
+
+        return re.sub(r"[\w.]+\.\w+", parameter, re.sub(r'layer "([^"]+)"', module, text))
 
     def layer(self, number: int) -> Column:
         """The layer with weights of that number, from 1."""

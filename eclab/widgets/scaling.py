@@ -255,7 +255,7 @@ class Scaling:
         picture, factors = self._bench.picture, self.by_unit(lanes[0])
         number = int(picture.layer(picture.number(layer)).units[unit or 0])
         total = 1.0 if factors is None else float(factors[number])
-        what = f"layer {layer}" if unit is None else f"{layer}[{unit}]"
+        what = picture.unit_label(picture.number(layer), unit)
         race.note("rescale", f"rescaled {what}" + ("" if unit is None else f" × {total:.3g}"), one)
         self._marks[key] = race.events[-1]
 

@@ -181,8 +181,8 @@ class LabSession:
     def rescale(self, layer: str, unit: int | None, c: float, lane: str | None) -> None:
         """Rescale a unit or a layer of one lane, or of all."""
         lanes = self.bench.running() if lane is None else [self.bench.lane(lane)]
-        what = f"scale of layer {layer}" if unit is None else f"scale of unit {layer}[{unit}]"
-        self.acts.rescale(what, lambda: self.scaling.drag(layer, unit, c, lanes, commit=True))
+        label = self.bench.picture.unit_label(self.bench.picture.number(layer), unit)
+        self.acts.rescale(f"scale of {label}", lambda: self.scaling.drag(layer, unit, c, lanes, commit=True))
 
     def now(self, lane: LaneView) -> Measure:
         """The lane's measure as its weights are now."""
@@ -204,8 +204,8 @@ class LabSession:
             "type": "frame",
             "n": number,
             "run": self.run,
-            "lanes": [messages.lane_now(one, self._latest.get(one.name, {})) for one in self.bench.lanes],
-            **messages.race_now(race, self.playing),
+            "lanes": [messages.lane_now(one, self._latest.get(one.name, {}), picture) for one in self.bench.lanes],
+            **messages.race_now(race, self.playing, picture),
             "undo": self.acts.deeds.undoable,
             "redo": self.acts.deeds.redoable,
             "rewind": self._rewind_step(),
