@@ -104,8 +104,9 @@ def test_at_most_ten_messages_a_second_and_every_record_once(driver: Driver, wir
     driver.post({"cmd": "hello"})
     driver.post({"cmd": "map", "on": True})
     driver.post({"cmd": "play"})
-    end = time.monotonic() + 2.5
-    while time.monotonic() < end:
+    end = time.monotonic() + 30
+    while len(wire.frames()) < 20 or wire.kinds().count("map") < 3:
+        assert time.monotonic() < end, "it sends too little"
         if wire.frames():
             driver.post({"cmd": "ack", "n": wire.frames()[-1]["n"]})
         time.sleep(0.01)
@@ -115,8 +116,6 @@ def test_at_most_ten_messages_a_second_and_every_record_once(driver: Driver, wir
     times = [at for at, message in wire.got if message.content["type"] in ("frame", "map")]
     for start in times:
         assert sum(start <= at <= start + 1 for at in times) <= 10
-    assert len(times) >= 15
-    assert wire.kinds().count("map") >= 3
     counted = 0
     for frame in wire.frames():
         assert frame["curve"]["from"] == counted

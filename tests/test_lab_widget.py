@@ -177,7 +177,7 @@ def test_it_is_saved_and_loaded(make: Make, tmp_path: Path):
         ((), {"zzz": 1}, "no setting 'zzz'.*Allowed: data, lanes, lr"),
         ((), {"lr": 0}, "learning rate"),
         ((), {"lr": float("nan")}, "learning rate"),
-        ((), {"lanes": ["adamw"]}, "adamw"),
+        ((), {"lanes": ["swoosh"]}, "swoosh"),
         ((), {"batch_size": 10**6}, "batch"),
         ((), {"start": "zero"}, "start"),
         ((3,), {}, "the model is a int"),
