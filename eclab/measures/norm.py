@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from eclab.errors import ChartError, SettingError
+from eclab.kernels import torch_core as core
 from eclab.network.network import TracedNetwork
 from eclab.paths import functional
 from eclab.paths.chart import Chart
 
 _FORMS = ("value", "log")
+
+_RANGE = 100
+"""Decades that the p-th power of a weight may use of float64's 308 before the weights are scaled first."""
 
 
 def basis_path_norm(
@@ -62,15 +66,15 @@ def basis_path_norm(
     exponent = _exponent(p)
     if skeleton not in _FORMS:
         raise SettingError(f"skeleton is {skeleton!r}", allowed=" or ".join(map(repr, _FORMS)))
-    values = _values(chart, skeleton)
-    peaks = torch.stack([part.amax() for part in values if part.numel()])
     if exponent == math.inf:
-        return peaks.amax()
-    peak = peaks.detach().amax()
-    if not bool(peak > 0):
-        return peaks.sum()  # every path is 0, and so is the norm
-    total = torch.stack([(part / peak).pow(exponent).sum() for part in values]).sum()
-    return peak * total.pow(1 / exponent) if root else peak.pow(exponent) * total
+        values = _values(chart, skeleton)
+        return torch.stack([part.amax() for part in values if part.numel()]).amax()
+    terms = _terms(chart, exponent, skeleton)
+    peak = max(scale for _, scale in terms)
+    if not peak > 0:
+        return torch.stack([part for part, _ in terms]).sum()  # every path is 0, and so is the norm
+    total = torch.stack([part * (scale / peak) ** exponent for part, scale in terms]).sum()
+    return peak * total.pow(1 / exponent) if root else peak**exponent * total
 
 
 def _exponent(p: float) -> float:
@@ -83,17 +87,69 @@ def _exponent(p: float) -> float:
     return exponent
 
 
+def _terms(chart: Chart, p: float, form: str) -> list[tuple[Tensor, float]]:
+    """``Σ |v|^p`` weight by weight and last of the skeleton, each as a number times the p-th power of a scale.
+
+    ``Σ_e |cin w_e cout|^p`` is bilinear in the factors' powers, so no tensor of coordinates is made.
+    """
+    weights = functional.live_weights(chart)
+    plan = chart.plan_on(next(iter(weights.values())).device)
+    cin, cout = functional.path_factors(plan, list(weights.values()))
+    off = functional.without_skeleton(chart, weights).values()
+    terms = []
+    for weight, heads, tails in zip(off, plan.heads, plan.tails, strict=True):
+        (into, one), (out, two) = (_scaled(factor) for factor in (cin[tails], cout[heads]))
+        own, three = _scaled(weight.double(), only_beyond=_RANGE / p)
+        terms.append((_sum_of_products(*(_power(factor, p) for factor in (own, into, out))), one * two * three))
+    on = [core.values_at(list(weights.values()), edges)[~edges.in_tree] for edges in plan.b_edges]
+    ends = [(edges.scale[~edges.in_tree], edges.other[~edges.in_tree]) for edges in plan.b_edges]
+    values = [cin[near] * value * cout[far] for value, (near, far) in zip(on, ends, strict=True)]
+    skeleton, scale = _scaled(_skeleton_form(torch.cat([cin.new_empty(0), *values]), form))
+    return [*terms, (_power(skeleton, p).sum(), scale)]
+
+
+def _scaled(values: Tensor, only_beyond: float = 0.0) -> tuple[Tensor, float]:
+    """The values over the size of the largest, and that size: powers then stay in range.
+
+    A large tensor is left as it is, with size 1, as long as the decimal logarithm is not ``only_beyond`` a number.
+    """
+    largest = float(values.detach().abs().amax()) if values.numel() else 0.0
+    if largest == 0 or not math.isfinite(largest):
+        return values, largest and 1.0
+    if abs(math.log10(largest)) < only_beyond:
+        return values, 1.0
+    return values / largest, largest
+
+
+def _power(values: Tensor, p: float) -> Tensor:
+    """``|values|^p``, the common powers by as few operations as they need."""
+    return values.square() if p == 2 else values.abs() if p == 1 else values.abs().pow(p)
+
+
+def _sum_of_products(weight: Tensor, into: Tensor, out: Tensor) -> Tensor:
+    """``Σ out · weight · into``, where the factors broadcast to the weight."""
+    if weight.ndim == 2 and into.shape == (1, weight.shape[1]) and out.shape == (weight.shape[0], 1):
+        return out[:, 0] @ (weight @ into[0])
+    return (weight * into * out).sum()
+
+
+def _skeleton_form(values: Tensor, form: str) -> Tensor:
+    """``|v_b|`` or ``|log |v_b||``."""
+    sizes = values.abs()
+    if form == "value":
+        return sizes
+    if not bool((sizes > 0).all()):
+        raise ChartError(
+            "a skeleton path has the value 0, which has no logarithm",
+            allowed='skeleton weights that are not 0, or skeleton="value"',
+            fix="take another chart: this one ends here",
+        )
+    return sizes.log().abs()
+
+
 def _values(chart: Chart, form: str) -> list[Tensor]:
     """``|v_e|`` of every basis path, float64: by parameter, with 0 on the skeleton, and last those of the skeleton."""
     weights = {name: value.double() for name, value in functional.live_weights(chart).items()}
     coordinates = functional.coordinates(chart, weights)
-    skeleton = functional.skeleton_values(chart, coordinates).abs()
-    if form == "log":
-        if not bool((skeleton > 0).all()):
-            raise ChartError(
-                "a skeleton path has the value 0, which has no logarithm",
-                allowed='skeleton weights that are not 0, or skeleton="value"',
-                fix="take another chart: this one ends here",
-            )
-        skeleton = skeleton.log().abs()
+    skeleton = _skeleton_form(functional.skeleton_values(chart, coordinates), form)
     return [*(part.abs() for part in functional.without_skeleton(chart, coordinates).values()), skeleton]
