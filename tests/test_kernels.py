@@ -249,6 +249,18 @@ def test_a_missing_numba_leaves_the_torch_path(
         eclab.kernels.backend("cpu")
 
 
+def test_a_stale_backward_is_refused_on_every_path(trained: tuple[Network, Tensor]) -> None:
+    """The graph of a loss holds the weights of before the step; torch must see that they were overwritten."""
+    net, x = trained
+    for name in ("cpu", "torch"):
+        with eclab.kernels.backend(name):
+            backward(net, x)
+            loss = net.model(x).square().mean()
+            eclab.ECSGD(net, lr=0.01).step()
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                loss.backward()
+
+
 def test_the_core_can_be_compiled_ahead() -> None:
     warm_up()
     for function in (cpu_core.update, cpu_core.accumulate):

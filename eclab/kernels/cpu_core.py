@@ -95,7 +95,45 @@ def _store(address, place, like, value):  # type: ignore[no-untyped-def]
 
 
 @_exact
-def chains(a, b, scale_free, weights, like, cin, cout, values):  # type: ignore[no-untyped-def]
+def prepare(a, b, scale_free, weights, gradients, buffers, like, numbers, totals, values, new, sides):  # type: ignore[no-untyped-def]
+    """Everything of a step that belongs to units: chains, ``T``, ``δ_b``, the guard. Changes no weight.
+
+    Args:
+        a, b, scale_free: of the layout.
+        weights, gradients, buffers: int64, addresses of the tensors' data; 0 is none.
+        like: an empty array of the weights' dtype.
+        numbers: float64: rate, momentum, weight decay, whether Nesterov's, guard, sign of the gradient.
+        totals: float64 ``[threads, H + 1]``, the row sums.
+        values: float64, gets the weights of the tree edges and then those of the b-edges.
+        new: float64 ``[2, b-edges]``, gets the new b-weights and the new momentum there.
+        sides: float64 ``[4, H + 1]`` for :func:`update` or ``[8, H + 1]`` for :func:`accumulate`; filled.
+
+    Returns:
+        The number of guarded moves; −1 where some number is not finite or a path value 0.
+    """
+    scales = totals.shape[1]
+    cin, cout, flow = np.ones(scales), np.ones(scales), np.zeros(scales)
+    _chains(a, b, scale_free, weights, like, cin, cout, values)
+    for part in range(len(totals)):
+        for scale in range(scales):
+            flow[scale] += numbers[5] * totals[part, scale]
+    for k in range(len(a)):
+        if gradients[a[k, 2]] != 0:
+            flow[a[k, 0]] -= values[k] * numbers[5] * _load(gradients[a[k, 2]], a[k, 3], like)
+        if a[k, 4]:
+            flow[a[k, 0]] += flow[a[k, 1]]
+    new_cout = cout.copy()
+    guarded = _skeleton_step(b, gradients, buffers, like, numbers, cin, cout, values[len(a) :], flow, new_cout, new)
+    for scale in range(scales):
+        size = abs(cin[scale] * cout[scale] * new_cout[scale])
+        if not (np.isfinite(flow[scale]) and np.isfinite(size) and size > 0.0):
+            return -1
+    _fill_sides(numbers, cin, cout, new_cout, sides)
+    return guarded
+
+
+@_exact
+def _chains(a, b, scale_free, weights, like, cin, cout, values):  # type: ignore[no-untyped-def]
     """``cin`` down the a-forest and ``cout`` from the outputs back; the skeleton's weights into ``values``."""
     for k in range(len(a)):
         values[k] = _load(weights[a[k, 2]], a[k, 3], like)
@@ -109,33 +147,8 @@ def chains(a, b, scale_free, weights, like, cin, cout, values):  # type: ignore[
 
 
 @_exact
-def through_flow(a, gradients, like, sign, values, flow):  # type: ignore[no-untyped-def]
-    """``T`` from the row sums: without the tree edges' own part, and passed on along those that are b-edges too."""
-    for scale in range(len(flow)):
-        flow[scale] *= sign
-    for k in range(len(a)):
-        if gradients[a[k, 2]] != 0:
-            flow[a[k, 0]] -= values[k] * sign * _load(gradients[a[k, 2]], a[k, 3], like)
-        if a[k, 4]:
-            flow[a[k, 0]] += flow[a[k, 1]]
-
-
-@_exact
-def skeleton_step(b, gradients, buffers, like, numbers, cin, cout, values, flow, new_cout, new):  # type: ignore[no-untyped-def]
-    """``δ_b``, the guard and the new chain ``cout`` (theory §3–4). Changes no weight.
-
-    Args:
-        b, gradients, buffers: as above; a buffer of 0 is none.
-        numbers: float64: rate, momentum, weight decay, whether Nesterov's, guard, sign of the gradient.
-        cin, cout: of :func:`chains`.
-        values: the weights of the b-edges.
-        flow: float64 ``[H + 1]``, ``T``.
-        new_cout: float64 ``[H + 1]``, a copy of ``cout``; becomes the new chain.
-        new: float64 ``[2, b-edges]``, gets the new b-weights and the new momentum there.
-
-    Returns:
-        The number of guarded moves; −1 where some number is not finite or a path value 0.
-    """
+def _skeleton_step(b, gradients, buffers, like, numbers, cin, cout, values, flow, new_cout, new):  # type: ignore[no-untyped-def]
+    """``δ_b`` and the guard; the new b-weights, momentum and chain. The number of guarded moves."""
     guarded = 0
     for k in range(len(b)):
         scale, head, value = b[k, 0], b[k, 1], values[k]
@@ -154,11 +167,32 @@ def skeleton_step(b, gradients, buffers, like, numbers, cin, cout, values, flow,
             moved = numbers[4] * v
         new[0, k] = value if b[k, 4] else moved / (cin[scale] * new_cout[head])
         new_cout[scale] = new[0, k] * new_cout[head]
-    for scale in range(len(flow)):
-        size = abs(cin[scale] * cout[scale] * new_cout[scale])
-        if not (np.isfinite(flow[scale]) and np.isfinite(size) and size > 0.0):
-            return -1
     return guarded
+
+
+@_exact
+def _fill_sides(numbers, cin, cout, new_cout, sides):  # type: ignore[no-untyped-def]
+    """The head's and the tail's part of every factor of the update.
+
+    Without momentum ``w ← (1 − ηλ) w cout/cout' − η g / (cin² cout cout')``, with it ``w ← w cout/cout' − η m / (cin
+    cout')`` where ``m ← μ m + δ + λ v``.
+    """
+    lr, decay, sign = numbers[0], numbers[2], numbers[5]
+    for k in range(len(cin)):
+        a, b = 1.0 / cin[k], 1.0 / cout[k]
+        sides[0, k] = cout[k] / new_cout[k]
+        sides[1, k] = 1.0
+        sides[2, k] = lr / new_cout[k]
+        sides[3, k] = a
+        if len(sides) == 8:
+            sides[4, k] = sign * b
+            sides[5, k] = a
+            sides[6, k] = cout[k]
+            sides[7, k] = cin[k]
+        else:
+            sides[0, k] *= 1.0 - lr * decay
+            sides[2, k] *= sign * b
+            sides[3, k] *= a
 
 
 @_exact

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from eclab.errors import TraceError
 from eclab.kernels import cpu_core as core
@@ -69,46 +70,38 @@ def step(
     w, g, m = _addresses(weights, gradients, buffers)
     totals = np.zeros((len(work), here.num_scales))
     _in_threads(core.row_sums, [(part, here.blocks, here.units, w, g, like, totals[k]) for k, part in enumerate(work)])
-    cin, cout = np.ones((2, here.num_scales))
+    numbers = np.array(
+        (
+            settings.lr,
+            settings.momentum,
+            settings.weight_decay,
+            settings.nesterov,
+            settings.guard,
+            -1.0 if settings.maximize else 1.0,
+        ),
+        np.float64,
+    )
     values, new = np.empty(len(here.a) + len(here.b)), np.zeros((2, len(here.b)))
-    core.chains(here.a, here.b, here.scale_free, w, like, cin, cout, values)
-    flow, new_cout = totals.sum(0), cout.copy()
-    sign = -1.0 if settings.maximize else 1.0
-    core.through_flow(here.a, g, like, sign, values, flow)
-    nesterov = float(settings.nesterov)
-    numbers = np.array((settings.lr, settings.momentum, settings.weight_decay, nesterov, settings.guard, sign))
-    of_b = values[len(here.a) :]
-    guarded = core.skeleton_step(here.b, g, m, like, numbers, cin, cout, of_b, flow, new_cout, new)
+    sides = np.empty((8 if settings.momentum else 4, here.num_scales))
+    guarded = core.prepare(here.a, here.b, here.scale_free, w, g, m, like, numbers, totals, values, new, sides)
     if guarded < 0:
         return Outcome(finite=False, guarded=0)
-    sides = _sides(settings, sign, cin, cout, new_cout)
     if settings.momentum:
-        rest = (w, g, m, like, sides, settings.momentum, settings.weight_decay, nesterov)
+        rest = (w, g, m, like, sides, settings.momentum, settings.weight_decay, float(settings.nesterov))
         _in_threads(core.accumulate, [(part, here.blocks, here.units, *rest) for part in work])
     else:
         _in_threads(core.update, [(part, here.blocks, here.units, w, g, like, sides) for part in work])
     core.write_skeleton(here.a, here.b, w, m, like, values, new, settings.momentum)
+    _tell_autograd(weights, buffers)
     return Outcome(finite=True, guarded=guarded)
 
 
-def _sides(settings: StepSettings, sign: float, cin: Floats, cout: Floats, new_cout: Floats) -> Floats:
-    """The head's and the tail's part of every factor of the update, one row each; see :func:`cpu_core.update`.
-
-    Without momentum ``w ← (1 − ηλ) w cout/cout' − η g / (cin² cout cout')``, with it ``w ← w cout/cout' − η m / (cin
-    cout')`` where ``m ← μ m + δ + λ v``.
-    """
-    sides = np.empty((8 if settings.momentum else 4, len(cin)))
-    np.divide(cout, new_cout, out=sides[0])
-    sides[1] = 1
-    np.divide(settings.lr, new_cout, out=sides[2])
-    np.divide(1, cin, out=sides[3])
-    if settings.momentum:
-        sides[4], sides[5], sides[6], sides[7] = sign / cout, sides[3], cout, cin
-    else:
-        sides[0] *= 1 - settings.lr * settings.weight_decay
-        sides[2] *= sign / cout
-        sides[3] *= sides[3]
-    return sides
+def _tell_autograd(*sides: Sequence[Tensor | None]) -> None:
+    """What was written behind torch's back counts as written in place, so that a stale backward is refused."""
+    for side in sides:
+        for tensor in side:
+            if tensor is not None:
+                increment_version(tensor)
 
 
 def _job(plan: Plan, weights: Sequence[Tensor]) -> _Job:
