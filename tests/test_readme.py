@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from eclab.race import Race, load
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -16,10 +18,23 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_example_runs() -> None:
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["212", "16", "196"]  # 8·16 + 16 + 16·4 + 4 weights, 16 hidden units
+
+
+def test_the_race_of_the_example_runs_and_can_be_read_back(tmp_path: Path) -> None:
+    _, code = blocks("python")
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = load(tmp_path / "runs" / "first")
+    assert done.stdout.startswith("1 sgd ")
+    assert done.stdout.rstrip().endswith(str(result))
+    assert len(done.stdout[: done.stdout.index("lane ")].splitlines()) == len(result.frame)
+    resumed = Race.resume(tmp_path / "runs" / "first.safetensors")
+    assert (resumed.position, resumed.finished) == (result.config["position"], True)
 
 
 def test_the_make_targets_exist() -> None:

@@ -459,6 +459,7 @@ def test_the_verdict_gives_numbers_and_promises_nothing() -> None:
     assert "SGD lr 1e+12 diverged at step" in text
     assert "nan" not in text.lower()
     assert "<table>" in result._repr_html_()
+    assert str(result) == text
     assert "significant" not in text
 
 

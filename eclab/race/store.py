@@ -63,7 +63,7 @@ class LaneEnd:
     guarded: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a race has recorded.
 
@@ -79,6 +79,8 @@ class Result:
         >>> result = Race("64-8-10", "digits", epochs=1, device="cpu").run()
         >>> result.frame["lane"].unique().tolist(), sorted(result.weights)
         (['sgd', 'ec-sgd'], ['ec-sgd', 'sgd'])
+        >>> result
+        Result: SGD, EC-SGD on digits, 23 steps; print it for the verdict
     """
 
     frame: pd.DataFrame
@@ -139,6 +141,14 @@ class Result:
         with whole_file(folder / CONFIG) as temporary:
             temporary.write_text(json.dumps(form, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return folder
+
+    def __repr__(self) -> str:
+        lanes = ", ".join(lane.label for lane in self.lanes)
+        steps = f"{self.config['position']:,} steps"
+        return f"Result: {lanes} on {self.config['data'].get('name')}, {steps}; print it for the verdict"
+
+    def __str__(self) -> str:
+        return str(self.verdict())
 
     def _repr_html_(self) -> str:
         return self.verdict()._repr_html_()
