@@ -328,15 +328,18 @@ class Search:
         return grow * (into + self.rim_in)[scales], (out + self.rim_out)[scales] / grow
 
     def sweep(self) -> None:
-        """Brings one group of units after another to its minimum while the others stay, as ENorm does."""
+        """Brings one group of units after another to its minimum while the others stay, as ENorm does.
+
+        What was measured is then out of date: ``to(search.ell)`` measures anew.
+        """
         ell = self.ell.clone()
         for group in self.graph.groups:
             scales = group.scales.to(ell.device)
             self.ell = ell
             step = _own_step(*self.around(group), self.push[scales])
             ell[scales] += torch.where(self.active[scales], step, 0.0) / (1 if group.independent else 2)
+        self.ell = ell
         self.passes += 2
-        self.to(ell)
 
     def to(self, ell: Tensor) -> None:
         """Go there and measure."""

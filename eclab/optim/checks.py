@@ -128,16 +128,21 @@ def check_finite(parameters: Iterable[Tensor], where: str) -> None:
             )
 
 
+def all_finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether no tensor holds NaN or infinity; one pass over each, without a temporary of its size."""
+    ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor is not None and tensor.numel()]
+    return all(bool(end.isfinite().all()) for end in ends)
+
+
 def check_all_finite(weights: Sequence[Weight], tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
     """Refuses a weight or gradient of the network that is NaN or infinite."""
-    held = [*tensors, *(gradient for gradient in gradients if gradient is not None)]
-    if not all(bool(tensor.isfinite().all()) for tensor in held):
+    if not all_finite([*tensors, *gradients]):
         raise diagnosis(weights, tensors, gradients, None)
 
 
 def refuse_overflow(values: Sequence[Tensor]) -> None:
     """Refuses new weights that are not finite."""
-    if not all(bool(value.isfinite().all()) for value in values):
+    if not all_finite(values):
         raise NonFiniteError("the step overflows; no weight was changed", fix="lower the learning rate")
 
 

@@ -141,18 +141,17 @@ class ENormSGD(Optimizer):
         checks.check_all_finite(self.weights, weights, gradients)
         values, deltas = [weight.clone() for weight in weights], list(gradients)
         if group["sweeps"] is None:
-            factors = self._factors(self._balancer.find(tolerance=_TOLERANCE).scales)
-            values = [_times(value, factor) for value, factor in zip(values, factors, strict=True)]
-            pairs = zip(deltas, factors, strict=True)
-            deltas = [None if delta is None else _times(delta, 1 / factor) for delta, factor in pairs]
+            c = self._balancer.find(tolerance=_TOLERANCE).scales
+            values = self._rescaled(c, values)
+            deltas = self._rescaled(1 / c, deltas)
         buffers = self._stepped(group, values, deltas)
-        factors = self._factors(self._scales_after(values, group["sweeps"]))
-        values = [_times(value, factor) for value, factor in zip(values, factors, strict=True)]
+        c = self._scales_after(values, group["sweeps"])
+        values, buffers = self._rescaled(c, values), self._rescaled(1 / c, buffers)
         checks.refuse_overflow(values)
-        for weight, value, buffer, factor in zip(weights, values, buffers, factors, strict=True):
+        for weight, value, buffer in zip(weights, values, buffers, strict=True):
             weight.copy_(value)
             if buffer is not None:
-                self.state[weight][MOMENTUM] = _times(buffer, 1 / factor)
+                self.state[weight][MOMENTUM] = buffer
 
     def _stepped(self, group: dict[str, Any], values: list[Tensor], deltas: list[Tensor | None]) -> list[Tensor | None]:
         """SGD's step on the values, in place; the new buffers. State is left as it is."""
@@ -181,10 +180,22 @@ class ENormSGD(Optimizer):
             search.sweep()
         return search.ell.exp()
 
-    def _factors(self, c: Tensor) -> list[Tensor]:
-        c = c.cpu()
-        pairs = zip(self.weights, self._heads, self._tails, strict=True)
-        return [(c[head] / c[tail]).to(weight.parameter.device) for weight, head, tail in pairs]
+    @overload
+    def _rescaled(self, c: Tensor, values: list[Tensor]) -> list[Tensor]: ...
+
+    @overload
+    def _rescaled(self, c: Tensor, values: list[Tensor | None]) -> list[Tensor | None]: ...
+
+    def _rescaled(self, c: Tensor, values: Any) -> Any:
+        """Each times ``c_head / c_tail``, worked out in float64."""
+        moved: list[Tensor | None] = []
+        for value, heads, tails in zip(values, self._heads, self._tails, strict=True):
+            if value is None:
+                moved.append(None)
+            else:
+                head, tail = c[heads.to(c.device)], 1 / c[tails.to(c.device)]
+                moved.append((value.double() * head).mul_(tail).to(value.dtype))
+        return moved
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"net": self.net, "weights": self.weights}
@@ -202,10 +213,6 @@ class ENormSGD(Optimizer):
         first = (state_dict.get("param_groups") or [{}])[0]
         checks.check_mark(first.get("chart"), self._mark, type(self).__name__)
         super().load_state_dict(state_dict)
-
-
-def _times(value: Tensor, factor: Tensor) -> Tensor:
-    return (value.double() * factor).to(value.dtype)
 
 
 def _check_sweeps(sweeps: object) -> None:

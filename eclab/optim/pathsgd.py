@@ -133,8 +133,8 @@ class PathSGD(Optimizer):
         for weight, w, gradient in zip(self.weights, weights, gradients, strict=True):
             if gradient is None:
                 continue
-            new, buffer = self._moved(group, w, gradient, sizes[weight.name].sqrt().to(w.dtype))
-            if not bool(new.isfinite().all()):
+            new, buffer = self._moved(group, w, gradient, sizes.pop(weight.name))
+            if not checks.all_finite([new]):
                 raise NonFiniteError(
                     f"the step of '{weight.name}' overflows; no weight was changed", fix="lower the learning rate"
                 )
@@ -144,21 +144,23 @@ class PathSGD(Optimizer):
             if buffer is not None:
                 self.state[w][MOMENTUM] = buffer
 
-    def _moved(self, group: dict[str, Any], w: Tensor, gradient: Tensor, root: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _moved(self, group: dict[str, Any], w: Tensor, gradient: Tensor, size: Tensor) -> tuple[Tensor, Tensor | None]:
         """The new weight and buffer: SGD's step in ``u = w √κ``, with ``√κ`` held fixed."""
-        inverse = torch.where(root > 0, 1 / root, 0.0)
+        root = size.sqrt_().to(w.dtype)
+        inverse = root.reciprocal()
+        inverse.masked_fill_(root == 0, 0.0)
         direction = gradient * inverse
         if group["maximize"]:
-            direction = direction.neg_()
+            direction.neg_()
         if group["weight_decay"]:
-            direction += float(group["weight_decay"]) * (w * root)
+            direction.add_(w * root, alpha=float(group["weight_decay"]))
         buffer = None
         if group["momentum"]:
             held = self.state[w].get(MOMENTUM) if w in self.state else None
             momentum = float(group["momentum"])
             buffer = direction.clone() if held is None else momentum * held + direction
-            direction = direction + momentum * buffer if group["nesterov"] else buffer
-        return w - float(group["lr"]) * (direction * inverse), buffer
+            direction = direction.add_(buffer, alpha=momentum) if group["nesterov"] else buffer
+        return w.addcmul(direction, inverse, value=-float(group["lr"])), buffer
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"net": self.net, "weights": self.weights}

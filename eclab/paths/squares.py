@@ -32,9 +32,22 @@ class PathsEndError(Exception):
     """Raised by a handler for a form of its operation that paths do not run through."""
 
 
-def _squared(value: Any) -> Any:
+class _Square(torch.autograd.Function):
     """The square, with 1 as its derivative: what is differentiated by is the square itself."""
-    return None if value is None else value.detach().square() + (value - value.detach())
+
+    @staticmethod
+    def forward(_ctx: Any, value: Tensor) -> Tensor:
+        """``w²``."""
+        return value.square()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        """As it comes."""
+        return gradient
+
+
+def _squared(value: Any) -> Any:
+    return None if value is None else _Square.apply(value)  # type: ignore[no-untyped-call]
 
 
 def _sums(value: Any) -> Tensor:
