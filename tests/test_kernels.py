@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -243,7 +245,7 @@ def test_an_unknown_back_end_is_refused() -> None:
 def test_a_missing_numba_leaves_the_torch_path(
     trained: tuple[Network, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_has_numba", lambda: False)
+    monkeypatch.setattr(choice, "_cpu", lambda: None)
     assert chosen(trained[0]) == "torch"
     with pytest.raises(SettingError, match="needs Numba"):
         eclab.kernels.backend("cpu")
@@ -259,6 +261,18 @@ def test_a_stale_backward_is_refused_on_every_path(trained: tuple[Network, Tenso
             eclab.ECSGD(net, lr=0.01).step()
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 loss.backward()
+
+
+def test_without_a_place_for_compiled_code_the_torch_path_serves() -> None:
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch, eclab\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))\n"
+        "optimizer = eclab.ECSGD(eclab.trace(model, torch.ones(1, 2)), lr=0.1)\n"
+        "model(torch.ones(1, 2)).sum().backward()\n"
+        "optimizer.step()\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_the_core_can_be_compiled_ahead() -> None:

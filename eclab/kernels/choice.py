@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from torch import Tensor
 
@@ -45,9 +44,10 @@ class backend:  # noqa: N801 - it is called like a function, with or without `wi
         global _asked
         if name not in BACKENDS:
             raise SettingError(f"there is no back end {name!r}", allowed=", ".join(map(repr, BACKENDS)))
-        if name == "cpu" and not _has_numba():
+        if name == "cpu" and _cpu() is None:
             raise SettingError(
-                "the back end 'cpu' needs Numba, which is not installed", fix="pip install numba, or use 'auto'"
+                "the back end 'cpu' needs Numba, which cannot be used here",
+                fix="pip install numba, give it a folder to write in (NUMBA_CACHE_DIR), or use 'auto'",
             )
         self._before, self.name = _asked, name
         _asked = name
@@ -68,8 +68,13 @@ class backend:  # noqa: N801 - it is called like a function, with or without `wi
 
 
 @cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+def _cpu() -> ModuleType | None:
+    """The compiled core; None without Numba, or where it finds no place to keep compiled code."""
+    try:
+        from eclab.kernels import cpu_step
+    except (ImportError, RuntimeError):
+        return None
+    return cpu_step
 
 
 def chosen(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], buffers: Sequence[Tensor | None]) -> str:
@@ -78,15 +83,14 @@ def chosen(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], buffer
     Raises:
         SettingError: the one asked for cannot take them.
     """
-    if _asked == "torch" or not (weights[0].is_cpu and _has_numba()):
+    cpu = _cpu() if _asked != "torch" and weights[0].is_cpu else None
+    if cpu is None:
         if _asked == "cpu":
             raise SettingError(
                 f"the weights are on {weights[0].device}", allowed="weights on the CPU for back end 'cpu'"
             )
         return "torch"
-    from eclab.kernels import cpu_step
-
-    if cpu_step.can_step(weights, gradients, buffers):
+    if cpu.can_step(weights, gradients, buffers):
         return "cpu"
     if _asked == "cpu":
         raise SettingError(
@@ -105,8 +109,7 @@ def step(
     settings: StepSettings,
 ) -> Outcome:
     """One EC-SGD step, in place, on the back end of :func:`chosen`; arguments as :func:`torch_step.step` has them."""
-    if chosen(weights, gradients, buffers) == "cpu":
-        from eclab.kernels import cpu_step
-
-        return cpu_step.step(plan, weights, gradients, buffers, settings)
-    return torch_step.step(plan, weights, gradients, buffers, settings)
+    kernel = _cpu() if chosen(weights, gradients, buffers) == "cpu" else torch_step
+    assert kernel is not None
+    outcome: Outcome = kernel.step(plan, weights, gradients, buffers, settings)
+    return outcome
