@@ -113,7 +113,8 @@ def _scaled(values: Tensor, only_beyond: float = 0.0) -> tuple[Tensor, float]:
 
     A large tensor is left as it is, with size 1, as long as the decimal logarithm is not ``only_beyond`` a number.
     """
-    largest = float(values.detach().abs().amax()) if values.numel() else 0.0
+    ends = torch.aminmax(values.detach()) if values.numel() else None
+    largest = max(-float(ends.min), float(ends.max)) if ends else 0.0
     if largest == 0 or not math.isfinite(largest):
         return values, largest and 1.0
     if abs(math.log10(largest)) < only_beyond:
