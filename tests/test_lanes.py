@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from eclab.classes import condition_
 from eclab.cli import main
 from eclab.errors import CheckpointError, SettingError
 from eclab.race import Race, kinds, parse_lanes
 from eclab.race.kinds import KINDS
+from eclab.widgets.laning import carry_over
 
 EVERY = pytest.mark.parametrize("kind", kinds())
 
@@ -203,6 +205,26 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     other = race_of("enorm-sgd")
     with pytest.raises(CheckpointError, match="lanes"):
         other.restore(tmp_path / "one.safetensors")
+
+
+def test_the_commands_help_names_every_lane(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["race", "--help"])
+    named = capsys.readouterr().out.split("lanes: ")[1].split(". All")[0].replace("\n", " ").split(", ")
+    assert [name.strip() for name in named] == list(kinds())
+
+
+def test_a_lane_that_joins_in_the_lab_is_prepared_where_the_others_stand() -> None:
+    """The first lane's weights, which may have been rescaled meanwhile, are where the new one begins."""
+    old = Race("64-8-10", "digits", ["sgd"], device="cpu", dtype=torch.float64)
+    old.unbalance(1.0)
+    new = Race("64-8-10", "digits", ["sgd", "pathcond-sgd"], device="cpu", dtype=torch.float64)
+    carry_over(old, new)
+    first, joined = (lane.model for lane in new.lanes)
+    x = new.task.x[:50]
+    assert torch.allclose(first(x), joined(x), rtol=1e-10, atol=1e-12)
+    assert torch.allclose(condition_(new.lanes[1].net).scales["0"], torch.ones(8, dtype=torch.float64), rtol=1e-9)
+    assert not torch.allclose(condition_(new.lanes[0].net).scales["0"], torch.ones(8, dtype=torch.float64), rtol=1e-2)
 
 
 def test_the_command_races_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -515,3 +515,19 @@ def test_moves_refuse_bad_arguments() -> None:
         net.weight(edge.parameter).parameter[edge.index] = 0
     with pytest.raises(eclab.ChartError, match="tree weight"):
         eclab.canonicalize_(net, chart)
+
+
+def test_deep_narrow_networks_are_balanced_and_conditioned() -> None:
+    """Where scales drift through 50 layers, steps unit by unit would take thousands of rounds."""
+    torch.manual_seed(0)
+    net = eclab.trace(dense(2, *[8] * 50, 2).double(), torch.ones(1, 2, dtype=F64))
+    with torch.no_grad():
+        for weight in net.weights:
+            weight.parameter.mul_(2.0)
+    assert Balancer(net).find().imbalance <= 1e-12
+    found = conditioned_scales(net)
+    assert found.imbalance <= 1e-12
+    assert found.passes < 2_000
+    report = eclab.condition_(net)
+    assert report.value is not None
+    assert report.value[1] < 0.5 * report.value[0]

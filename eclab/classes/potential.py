@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from eclab.network.network import TracedNetwork, Weight
 _KEPT_VALUES = 2**20
 _MOST_STEPS = 500
 _ROUGH = 1.0
+_LONGEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Search:
         count: int | None = None,
     ) -> None:
         self.graph, self.net, self.ell, self.passes, self._count = graph, graph.net, ell, 0, count
-        self._given = given
+        self._given, self._rough = given, math.inf
         self._scale = self.net.scale_of.to(ell.device)
         self.inner = [Values(weight, given) for weight in graph.inner]
         self._ends = {w.name: (w.head.to(ell.device), w.tail.to(ell.device)) for w in graph.inner}
@@ -297,15 +299,20 @@ class Search:
     def _advance(self, imbalance: float, tolerance: float) -> bool:
         """One step that does not raise Φ; False where rounding lets nothing improve any more."""
         surely_down = self.unit_steps() / 2
-        if float(surely_down.abs().max()) > _ROUGH / 8:
+        size, self._rough = self._rough, float(surely_down.abs().max())
+        # Unit by unit is best for units far off by themselves, and hopeless for a drift through many layers.
+        if self._rough > _ROUGH / 8 and self._rough < 0.8 * size:
             self.to(self.ell + surely_down)
             return True
         before = (self.ell, self._grow, self.into, self.out, self._total, self._factor)
         objective = self.objective()
         step = self._newton(min(0.1, max(imbalance, 0.1 * tolerance / imbalance)))
-        for halving in range(3):
+        step = step * min(1.0, _LONGEST / float(step.abs().max()))
+        for halving in range(5):
             self.to(before[0] + step / 2**halving)
-            if self.imbalance() < imbalance and self.objective() <= objective + 1e-12 * abs(objective):
+            gained = objective - self.objective()
+            slack = 1e-12 * abs(objective)
+            if gained > slack or (self.imbalance() < imbalance and gained >= -slack):
                 return True
         self.ell, self._grow, self.into, self.out, self._total, self._factor = before
         if imbalance < 1e-9:

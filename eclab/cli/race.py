@@ -24,7 +24,9 @@ _EXAMPLES = """examples:
   eclab race --net 64-32-10 --lanes sgd:0.05,sgd:0.1,ec-sgd:0.1
   eclab race --resume runs/2026-07-24-101500-digits
 
-All lanes start from the same weights and see the same batches in the same order. Ctrl-C writes a checkpoint.
+lanes: sgd, ec-sgd, ec-sgd-balanced, adam, adamw, rmsprop, ec-adam, path-sgd, enorm-sgd, pathcond-sgd, schedule-free,
+ec-schedule-free. All start from the same function and see the same batches in the same order. Ctrl-C writes a
+checkpoint.
 """
 _FIXED = {
     "net": "--net",
