@@ -261,3 +261,20 @@ def test_a_network_whose_units_are_all_pinned_says_why():
     assert all(unit["reason"] for unit in state["layers"][1]["units"])
     page.send("step")
     json.dumps(page.frame().content, allow_nan=False)
+
+
+def test_the_share_of_path_value_is_that_of_all_paths_and_of_the_class(page: Page):
+    page.steps(2)
+    net, number = page.session.lane().net, page.session.bench.picture.unit(1, 2)
+    values = [
+        (path.value**2, {str(edge) for edge in path.edges}, {edge.head for edge in path.edges})
+        for path in net.top_paths(1000)
+    ]
+    total = sum(value for value, _, _ in values)
+    edge = page.ask("inspect", kind="edge", link=1, tail=2, head=3)
+    name = f"{edge['parameter']}[{','.join(map(str, edge['index']))}]"
+    assert edge["share"] == pytest.approx(sum(v for v, edges, _ in values if name in edges) / total, rel=1e-9)
+    unit = page.ask("inspect", kind="unit", layer=1, unit=2)
+    assert unit["share"] == pytest.approx(sum(v for v, _, heads in values if number in heads) / total, rel=1e-9)
+    page.send("rescale", layer="0", unit=2, c=50.0)
+    assert page.ask("inspect", kind="unit", layer=1, unit=2)["share"] == pytest.approx(unit["share"], rel=1e-5)

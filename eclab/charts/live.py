@@ -127,7 +127,7 @@ def _events(theme: str) -> list[alt.Chart]:
     shade: Any = alt.condition("datum.kind === 'diverged'", alt.value(colours["warn"]), alt.value(colours["mute"]))
     rule = base.mark_rule(strokeDash=[3, 3], opacity=0.8, clip=True).encode(x="x:Q", color=shade)
     side, gap = alt.ExprRef("datum.late ? 'right' : 'left'"), alt.ExprRef("datum.late ? -4 : 4")
-    text = base.mark_text(align=side, baseline="top", dx=gap, fontSize=10, limit=150, clip=True)
+    text = base.mark_text(align=side, baseline="top", dx=gap, fontSize=10, limit=190, clip=True)
     return [rule, text.encode(x="x:Q", y=alt.value(0), text="text:N", color=shade)]
 
 

@@ -1,10 +1,10 @@
 // The inspector: about what is selected, through the lens that is on.
 
-import { beforeAfter, card, sentence } from "./cards.js";
+import { beforeAfter, card, readings, sentence } from "./cards.js";
 import { fill, h, iconButton, write } from "./dom.js";
-import { weightCards } from "./lens-paths.js";
+import { SHARE, weightCards } from "./lens-paths.js";
 import { goTo } from "./lens-build.js";
-import { times } from "./format.js";
+import { percent, times } from "./format.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
@@ -89,6 +89,7 @@ export class Inspector {
       patches.push(() => write(scale, times(ctx.scale(layer, unit))));
       if (state !== "pinned") parts.push(card(h("div", { class: "ec-cardhead" }, h("span", { text: "scale c" }), scale)));
       parts.push(beforeAfter(ctx, patches));
+      parts.push(card(readings(patches, [["share of path value", () => percent(ctx.answer?.share), SHARE]])));
     }
     return parts;
   }

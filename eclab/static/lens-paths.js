@@ -2,10 +2,11 @@
 
 import { card, pathChain, readings, sentence, stopName } from "./cards.js";
 import { button, fill, h, tick, write } from "./dom.js";
-import { count, num, shortCount } from "./format.js";
+import { count, num, percent, shortCount } from "./format.js";
 
 /** @typedef {import("./lab-context.js").Context} Context */
 
+export const SHARE = "how much of the sum of all squared path values runs through it; the same for every member of the class";
 const ROLES = {
   tree: "skeleton, tree",
   "skeleton b-edge": "skeleton, b-edge",
@@ -66,7 +67,8 @@ export function weightCards(ctx, patches) {
   });
   const numbers = card(head, readings(patches, [
     ["weight w", show("w")], ["class coordinate v", show("v"), "value of the basis path of this weight"],
-    ["∂L/∂w", show("dL_dw"), "what SGD follows"], ["∂L/∂v", show("dL_dv"), "what EC-SGD follows"]]), why);
+    ["∂L/∂w", show("dL_dw"), "what SGD follows"], ["∂L/∂v", show("dL_dv"), "what EC-SGD follows"],
+    ["share of path value", () => percent(answer()?.share), SHARE]]), why);
   return [numbers, path, sentence("A weight that is not in the tree belongs to one basis path: along the tree to its tail, over the weight, along the b-edges to an output. v is the product of the weights on it.")];
 }
 

@@ -2,7 +2,7 @@
 
 import { fill, h, svg, write } from "./dom.js";
 import { Edges, Marks } from "./edges.js";
-import { num, product, times } from "./format.js";
+import { num, percent, product, times } from "./format.js";
 import { layoutNetwork, nearestEdge, unitAt } from "./geometry.js";
 import { drawOverlay } from "./overlay.js";
 import { Rescaling } from "./rescale.js";
@@ -27,7 +27,8 @@ export class Stage {
     this.overlay = h("div", { class: "ec-overlay" });
     this.tip = h("div", { class: "ec-tip", "aria-hidden": "true" });
     this.sheet = h("div", { class: "ec-sheet" }, this.canvas, this.picture, this.overlay, this.tip);
-    this.frame = h("div", { class: "ec-frame" }, this.sheet);
+    // arrows move the selection, and with it what is seen: the scroller itself needs no stop of its own
+    this.frame = h("div", { class: "ec-frame", tabindex: -1 }, this.sheet);
     this.caption = h("div", { class: "ec-caption" });
     this.element = h("div", { class: "ec-drawing" }, this.frame, this.caption);
     this.question = paced(70, () => this.#askHover());
@@ -100,6 +101,7 @@ export class Stage {
 
   mark() {
     if (!this.layout || !this.ctx.state) return;
+    if (this.ctx.hoverAnswer && this.ctx.hover && !this.press) write(this.tip, this.#tipText(this.ctx.hover));
     const lit = this.marks.mark() ?? [];
     this.units.mark();
     this.units.paint();
@@ -156,7 +158,7 @@ export class Stage {
     this.ctx.hover = what;
     this.ctx.hoverAnswer = null;
     this.ctx.tell("hover");
-    if (what?.kind === "edge" && this.ctx.lens === "paths") this.question();
+    if (what?.kind === "edge") this.question();
     else this.question.cancel();
   }
 
@@ -187,7 +189,9 @@ export class Stage {
     if (what.kind !== "edge") return "";
     const { from, to } = ctx.state.links[what.link];
     const ends = `${ctx.unitWord(from)} ${what.tail + 1} → ${ctx.unitWord(to)} ${what.head + 1}`;
-    return `w = ${num(ctx.weight(what.link, what.tail, what.head))} · ${ends}`;
+    const known = ctx.hoverAnswer ?? {};
+    const more = [known.dL_dw === undefined ? "" : ` · ∂L/∂w = ${num(known.dL_dw)}`, known.share ? ` · ${percent(known.share)} of path value` : ""].join("");
+    return `w = ${num(ctx.weight(what.link, what.tail, what.head))} · ${ends}${more}`;
   }
 
   /** @param {PointerEvent} event */

@@ -53,7 +53,9 @@ export class Timeline {
     this.joining.value = "";
     this.built = lanes;
     this.rows.clear();
-    fill(this.lanes, ...(this.ctx.state.lanes ?? []).map((lane) => this.#lane(lane)));
+    const head = h("div", { class: "ec-lane ec-lanehead", "aria-hidden": "true" }, h("span", { text: "lane" }), h("span", { text: "rate" }), h("span", { text: "accuracy" }));
+    head.hidden = this.ctx.state.trainable === false;
+    fill(this.lanes, head, ...all.map((lane) => this.#lane(lane)));
     return this.patch();
   }
 

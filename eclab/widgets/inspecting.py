@@ -36,6 +36,7 @@ def unit(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, layer: in
         "state": found.state,
         "reason": found.reason,
         "c": 1.0 if factors is None else float(factors[number]),
+        "share": finite(now.share(unit=number)),
         **_before_after(bench, lane, scaling, now, torch.tensor([number])),
     }
 
@@ -114,6 +115,7 @@ def edge(bench: Bench, lane: LaneView, now: Measure, asked: Mapping[str, Any]) -
         "dL_dw": _entry(now.weight_gradients, found),
         "dL_dv": None if tree else _entry(now.class_gradients, found),
         "why": "a tree edge is no coordinate: its weight stays as it is" if tree else now.why,
+        "share": finite(now.share(edge=found)),
         "path": None,
     }
     if not tree:

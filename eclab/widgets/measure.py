@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from eclab.errors import EclabError
+from eclab.paths.kappa import kappa
+from eclab.paths.norms import path_norm
 
 if TYPE_CHECKING:
     from eclab.facade import Network
+    from eclab.paths.skeleton import Edge
     from eclab.widgets.bench import LaneView
 
 
@@ -28,14 +33,42 @@ class Measure:
         into, out_of: squares by unit, float64 ``[num_nodes]``: "w" of the weights into and out of it, "g" of their
             gradients, "d" of their coordinates' gradients; the last two may be missing.
         why: why a number is missing, in words; empty where none is.
+        net: the network it was measured on; :attr:`shares` reads its weights when it is first asked for.
     """
 
+    net: Network
     coordinates: dict[str, Tensor]
     weight_gradients: dict[str, Tensor]
     class_gradients: dict[str, Tensor]
     into: dict[str, Tensor]
     out_of: dict[str, Tensor]
     why: str = ""
+
+    @cached_property
+    def shares(self) -> tuple[dict[str, Tensor], Tensor]:
+        """How much of ``Σ v_p²`` over all paths runs through each weight, and into each unit; a class has one answer.
+
+        Returns:
+            By parameter ``κ_e w_e² / Σ_p v_p²``, and float64 ``[num_nodes]``; both empty where paths have no value.
+        """
+        try:
+            total = math.exp(min(2 * path_norm(self.net, p=2), 700.0))
+            sizes = kappa(self.net)
+        except EclabError:
+            return {}, torch.empty(0)
+        weights = {weight.name: weight.parameter.detach().double() for weight in self.net.weights}
+        found = {name: size * weights[name].square() / total for name, size in sizes.items()}
+        into = torch.zeros(self.net.num_nodes, dtype=torch.float64)
+        for weight in self.net.weights:
+            into += weight.sum_into_heads(found[weight.name], self.net.num_nodes).cpu()
+        return found, into
+
+    def share(self, *, edge: Edge | None = None, unit: int | None = None) -> float | None:
+        """The share of a weight or of a unit; None where it has none."""
+        by_weight, into = self.shares
+        if edge is not None:
+            return float(by_weight[edge.parameter][edge.index]) if edge.parameter in by_weight else None
+        return float(into[unit]) if unit is not None and len(into) else None
 
     def norms(self, units: Tensor) -> dict[str, float | None]:
         """‖incoming‖, ‖outgoing‖, ‖∂L/∂w‖ and ‖∂L/∂v‖ of some units together; None where there is no gradient."""
@@ -75,7 +108,7 @@ def measure(lane: LaneView, x: Tensor, y: Tensor | None) -> Measure:
             into[key], out_of[key] = _squares_by_unit(net, tensors)
     if not why and not all(bool(sums.isfinite().all()) for sums in into.values()):
         why = "it is not finite: the weights of this lane have grown beyond all bounds"
-    return Measure(lane.chart.coordinates(), gradients, deltas, into, out_of, why)
+    return Measure(net, lane.chart.coordinates(), gradients, deltas, into, out_of, why)
 
 
 def _gradients(net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
