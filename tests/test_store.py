@@ -242,6 +242,17 @@ def test_newer_and_damaged_checkpoints_change_nothing(tmp_path: Path) -> None:
         _refused(race, tmp_path / "a.safetensors", said)
 
 
+@pytest.mark.parametrize("chart", ["strongest", {"0[3]": ("0.weight", (3, 5))}])
+def test_a_lane_with_another_chart_goes_on_from_a_checkpoint(tmp_path: Path, chart) -> None:
+    race = small(lanes=[{"optimizer": "ec-sgd", "chart": chart}], start="model", lr=1e-6)
+    race.run(steps=2)
+    resumed = Race.resume(race.checkpoint(tmp_path / "a.safetensors"), device="cpu")
+    race.run(steps=2)
+    resumed.run(steps=2)
+    assert_same_race(resumed, race)
+    assert resumed.config == race.config
+
+
 def test_a_checkpoint_knows_how_its_data_were_loaded(tmp_path: Path) -> None:
     data = eclab.data.load("spiral", seed=4, noise=0.2, samples=90, limit=80)
     race = Race("2-8-2", data, batch_size=20, device="cpu")

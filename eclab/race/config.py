@@ -11,6 +11,13 @@ from eclab.race.kinds import kinds
 from eclab.race.lanes import LaneSpec
 
 
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only; an edge of a chart by hand is a tuple."""
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    return {key: _tuples(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of a race; the names and units are those of `Race`."""
@@ -38,7 +45,7 @@ class Config:
             CheckpointError: something is missing, unknown, or a lane this version cannot run.
         """
         try:
-            lanes = tuple(LaneSpec(**lane) for lane in form["lanes"])
+            lanes = tuple(LaneSpec(**{**lane, "options": _tuples(lane["options"])}) for lane in form["lanes"])
             config = cls(**{**form, "lanes": lanes})
         except (KeyError, TypeError) as error:
             raise CheckpointError(
