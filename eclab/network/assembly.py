@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from eclab.network.labels import compact
 from eclab.network.network import SOURCE, Layer, Link, TracedNetwork, Unit, Weight
 from eclab.network.tracer import Edges, LayerDraft, Trace
 
@@ -18,7 +19,7 @@ from eclab.network.tracer import Edges, LayerDraft, Trace
 def numbered(trace: Trace) -> dict[int, Tensor]:
     """Labels of every operation's value by the units' last numbers; those of a tuple of values are left out."""
     number, _ = _renumber(trace)
-    return {place: number[labels] for place, labels in trace.values.items() if isinstance(labels, Tensor)}
+    return {place: _renamed(labels, number) for place, labels in trace.values.items() if isinstance(labels, Tensor)}
 
 
 def finish(trace: Trace) -> TracedNetwork:
@@ -43,7 +44,9 @@ def finish(trace: Trace) -> TracedNetwork:
         outputs=outputs,
         operations=tuple(trace.operations),
         gates=tuple(
-            (gate, number[_one_sample(labels)]) for gate in trace.gates for labels in _each(trace.values[gate])
+            (gate, _renamed(_one_sample(labels), number))
+            for gate in trace.gates
+            for labels in _each(trace.values[gate])
         ),
     )
 
@@ -147,7 +150,7 @@ def _scales(graph: _Graph, reasons: dict[int, str]) -> tuple[Tensor, Tensor]:
 def _ends(trace: Trace, number: Tensor, graph: _Graph) -> Tensor:
     """Where paths end: the model's outputs, and what only receives weights, as logits before a softmax."""
     ends_at = [trace.values[ref] for ref in trace.operations[-1].refs() if ref in trace.values]
-    found = [number[_one_sample(labels)].reshape(-1) for value in ends_at for labels in _each(value)]
+    found = [_renamed(_one_sample(labels), number).reshape(-1) for value in ends_at for labels in _each(value)]
     listed = [unit for labels in found for unit in labels.tolist() if graph.enters[unit]]
     ends = (unit for unit in range(graph.nodes) if graph.enters[unit] and not graph.leaves[unit])
     listed += [unit for unit in ends if unit not in graph.normed]
@@ -161,7 +164,14 @@ def _each(value: Tensor | tuple[Tensor | None, ...]) -> list[Tensor]:
 
 def _one_sample(labels: Tensor) -> Tensor:
     """The labels of the first sample, which are those of all; of a value without a batch axis, all it has."""
-    return labels if labels.ndim == 0 or bool((labels != labels[:1]).any()) else labels[0]
+    if labels.ndim == 0 or (labels.stride(0) != 0 and bool((labels != labels[:1]).any())):
+        return labels
+    return labels[0]
+
+
+def _renamed(labels: Tensor, number: Tensor) -> Tensor:
+    """The same labels by the units' last numbers; what is only repeated takes no memory."""
+    return number[compact(labels)[0]].expand(labels.shape) if labels.ndim else number[labels]
 
 
 def _layer(draft: LayerDraft, number: Tensor, outputs: Tensor) -> Layer:
@@ -173,14 +183,17 @@ def _layer(draft: LayerDraft, number: Tensor, outputs: Tensor) -> Layer:
 
 
 def _units(trace: Trace, number: Tensor, graph: _Graph, scale_of: Tensor, reasons: dict[int, str]) -> tuple[Unit, ...]:
-    places: dict[int, list[tuple[str, int]]] = {}
-    for labels, name in [*((draft.units, draft.name) for draft in trace.layers), *trace.named]:
-        for index, unit in enumerate(number[labels].tolist()):
-            places.setdefault(unit, []).append((name, index))
-    scales = scale_of.tolist()
-    sharing = Counter(scales)
-    units = []
-    for node in range(graph.inputs + 1, graph.nodes):
-        state = "pinned" if node in reasons else "tied" if sharing[scales[node]] > 1 else "free"
-        units.append(Unit(node, *places[node][0], state, reasons.get(node, "")))
-    return tuple(units)
+    listed = [*((draft.units, draft.name) for draft in trace.layers), *trace.named]
+    layer_of, place_in = np.zeros(graph.nodes, np.int64), np.zeros(graph.nodes, np.int64)
+    for place, (labels, _) in reversed([*enumerate(listed)]):  # the first place named is the one that stays
+        units = number[labels].numpy()[::-1]
+        layer_of[units], place_in[units] = place, np.arange(len(units))[::-1]
+    names = [listed[place][1] for place in layer_of.tolist()]
+    scales, places = scale_of.tolist(), place_in.tolist()
+    sharing = np.bincount(scale_of.numpy()).tolist()
+    return tuple(
+        Unit(node, names[node], places[node], "pinned", reasons[node])
+        if node in reasons
+        else Unit(node, names[node], places[node], "tied" if sharing[scales[node]] > 1 else "free")
+        for node in range(graph.inputs + 1, graph.nodes)
+    )

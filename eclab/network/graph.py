@@ -119,20 +119,23 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
 def _as_it_trains(model: nn.Module) -> Iterator[None]:
     """Keeps the model from taking another way because it is being read.
 
-    The fused encoder layer of evaluation mode hides what it consists of, and a cumulative average of batch statistics
-    would read its number of batches, which does not touch the value.
+    The fused encoder layer of evaluation mode hides what it consists of. Counting batches changes no value, but a
+    cumulative average of statistics would read the count, on which no graph may depend.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
-    cumulative = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.momentum is None]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    counts = [(module, module._buffers.get("num_batches_tracked")) for module in norms]
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for module in cumulative:
-            module.momentum = 0.1
+        for module, count in counts:
+            if count is not None:
+                module._buffers["num_batches_tracked"] = None
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-        for module in cumulative:
-            module.momentum = None
+        for module, count in counts:
+            if count is not None:
+                module._buffers["num_batches_tracked"] = count
 
 
 def _writes_into_a_view(graph: torch.fx.Graph) -> bool:

@@ -37,11 +37,12 @@ def trace_network(model: nn.Module, x: Any, *, verify: bool = False) -> TracedNe
             allowed="real floating-point weights with dense gradients, on one device with x, in a readable model",
             fix="convert or move them first",
         )
-    trace = Trace(model, operations, parameters)
-    trace.run()
-    _pin_outputs(trace)
-    _pin_by_parameter(trace)
-    net = finish(trace)
+    with torch.device("cpu"):  # labels are small and stay here, whatever the default device is
+        trace = Trace(model, operations, parameters)
+        trace.run()
+        _pin_outputs(trace)
+        _pin_by_parameter(trace)
+        net = finish(trace)
     if verify:
         verify_rules(net, numbered(trace), x)
     return net

@@ -93,7 +93,7 @@ def top_paths(net: TracedNetwork, k: int = 10, x: Any = None) -> list[TopPath]:
                 fix="pass x[:1]; which units are on differs from sample to sample",
             )
         on = active_units(net, x)[0].cpu().numpy()
-    search = _Search(net, on)
+    search = _Search(net, on, k)
     return [search.path(number) for number in islice(search.ranks(), k)]
 
 
@@ -143,9 +143,10 @@ class _Node:
 class _Search:
     """The recursive enumeration algorithm, with a list in place of the recursion so that depth does not matter."""
 
-    def __init__(self, net: TracedNetwork, on: NDArray[np.bool_] | None) -> None:
+    def __init__(self, net: TracedNetwork, on: NDArray[np.bool_] | None, k: int) -> None:
         self.net = net
         self.on = on
+        self.k = k
         self.values = [_values(edges) for edges in net.edges]
         self.best = np.where(sources(net), 0.0, -np.inf)
         for number, edges in enumerate(net.edges):
@@ -168,13 +169,20 @@ class _Search:
         return logs
 
     @cached_property
-    def rows_into(self) -> dict[int, list[Place]]:
-        """Per unit, the (weight, entry of its head table) pairs that lead to it."""
-        rows: dict[int, list[Place]] = {}
-        for number, edges in enumerate(self.net.edges):
-            for row, unit in enumerate(edges.head.reshape(-1).tolist()):
-                rows.setdefault(unit, []).append((number, row))
-        return rows
+    def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All (weight, entry of its head table) pairs by the unit they lead to, and where each unit's begin."""
+        heads = [edges.head.reshape(-1).numpy() for edges in self.net.edges]
+        numbers = np.repeat(np.arange(len(heads)), [len(units) for units in heads])
+        rows = np.concatenate([np.arange(len(units)) for units in heads])
+        units = np.concatenate(heads)
+        order = np.argsort(units, kind="stable")
+        begin = np.searchsorted(units[order], np.arange(self.net.num_nodes + 1))
+        return np.stack([numbers, rows], 1)[order], begin
+
+    def rows_into(self, unit: int) -> list[Place]:
+        """The (weight, entry of its head table) pairs that lead to a unit."""
+        pairs, begin = self._rows
+        return [(int(number), int(row)) for number, row in pairs[begin[unit] : begin[unit + 1]]]
 
     def node(self, unit: int) -> _Node:
         """The unit's entry, made when it is first asked for."""
@@ -189,10 +197,11 @@ class _Search:
         return [(float(self.best[unit]), _NO_EDGE, unit) for unit in reached]
 
     def _edges_into(self, unit: int) -> list[tuple[float, Place, int]]:
-        if unit not in self.rows_into:
+        rows = self.rows_into(unit)
+        if not rows:
             return [(0.0, _NO_EDGE, _START)]
         logs, places, tails = [np.zeros(0)], [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
-        for number, row in self.rows_into[unit]:
+        for number, row in rows:
             edges, shape = self.net.edges[number], self.values[number].shape
             where = _entry(edges.head.shape, row)
             tail = edges.tail.expand(shape)[where].reshape(-1).numpy()
@@ -200,8 +209,10 @@ class _Search:
             places.append(np.stack([np.full(len(tail), number), _flat(shape, where)], 1))
             tails.append(tail)
         log, place, tail = np.concatenate(logs), np.concatenate(places), np.concatenate(tails)
-        order = np.argsort(-log, kind="stable")
-        order = order[log[order] > -np.inf]
+        order = np.flatnonzero(log > -np.inf)
+        if len(order) > self.k:  # no more of them can be needed
+            order = order[log[order] >= np.partition(log[order], -self.k)[-self.k]]
+        order = order[np.argsort(-log[order], kind="stable")][: self.k]
         listed = zip(log[order].tolist(), place[order].tolist(), tail[order].tolist(), strict=True)
         return [(value, (at[0], at[1]), unit) for value, at, unit in listed]
 
