@@ -272,15 +272,16 @@ def test_a_stream_has_one_scale_a_channel() -> None:
     assert {unit.state for unit in net.units if unit.layer == "3.c1"} == {"free"}
 
 
-def test_batch_norm_has_two_redundancies_a_channel_in_training_and_none_before_it_when_frozen() -> None:
+def test_batch_norm_has_two_redundancies_a_channel_in_training_and_when_frozen() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     x = torch.randn(5, 3)
     assert eclab.trace(model, x).num_units == 8
-    frozen = eclab.trace(model.eval(), x)
-    assert frozen.num_units == 4
-    assert "frozen statistics" in next(unit.reason for unit in frozen.units if unit.layer == "0")
+    assert eclab.trace(model.eval(), x).num_units == 8
     plain = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU(), nn.Linear(4, 2))
     assert eclab.trace(plain, x).num_units == 4
+    frozen = eclab.trace(plain.eval(), x)
+    assert frozen.num_units == 0
+    assert "subtracts a fixed mean" in next(unit.reason for unit in frozen.units if unit.layer == "0")
 
 
 def test_rescaling_a_tied_unit_moves_the_whole_stream() -> None:

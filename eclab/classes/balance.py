@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eclab.classes.moves import Move, move, norm
 from eclab.classes.potential import Minimum, ScaleGraph, Search
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork
 
 
@@ -30,6 +31,7 @@ class Balancer:
         return Search(self.graph, ell, values, push)
 
     @torch.no_grad()
+    @works_on_edges
     def find(
         self, values: Mapping[str, Tensor] | None = None, start: Tensor | None = None, tolerance: float = 1e-12
     ) -> Minimum:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eclab.errors import SettingError
+from eclab.network.frozen import on_edges
 from eclab.network.network import TracedNetwork, Weight
 from eclab.network.run import run
 from eclab.network.trace import trace_network
@@ -85,8 +86,9 @@ def same_class(
 
 def relation(one: TracedNetwork, two: TracedNetwork) -> tuple[Tensor, float, str]:
     """The ``c`` of every unit with ``two ≈ g_c(one)``, float64 ``[num_nodes]``, the largest deviation, and where."""
-    c = _find_scales(one, two)
-    return c, *_largest_deviation(one, two, c)
+    with on_edges(one), on_edges(two):
+        c = _find_scales(one, two)
+        return c, *_largest_deviation(one, two, c)
 
 
 def tolerance_for(given: float | None, one: TracedNetwork, two: TracedNetwork) -> float:

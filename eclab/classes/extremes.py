@@ -10,6 +10,7 @@ from torch import Tensor
 from eclab.classes.moves import Move, gradient_norm, move, parameters_once
 from eclab.classes.potential import Group, ScaleGraph, Search
 from eclab.errors import ChartError, NonFiniteError, SettingError
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork
 
 _SWEEPS = 50
@@ -71,6 +72,7 @@ def _checked(bound: float) -> float:
     return float(bound)
 
 
+@works_on_edges
 def _squared_gradients(net: TracedNetwork) -> dict[str, Tensor]:
     weights = parameters_once(net)
     missing = [w.name for w in weights if w.parameter.grad is None and w.parameter.requires_grad]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eclab.errors import ChartError, ScaleError, SettingError
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import Layer, TracedNetwork
 from eclab.paths.chart import Chart
 
@@ -96,6 +97,7 @@ def numbered(net: TracedNetwork, scales: Mapping[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
+@works_on_edges
 def moved_by(net: TracedNetwork, c: Tensor, *, gradients: bool = False) -> None:
     """Rescales all weights by ``c_head / c_tail``, for scales by number of the free scale, float64 ``[H + 1]``.
 
@@ -207,6 +209,7 @@ def random_rescale_(
 
 
 @torch.no_grad()
+@works_on_edges
 def start_skeleton_(net: TracedNetwork, chart: Chart | None = None) -> None:
     """The paper's start: every skeleton weight becomes 1. **This changes the function.**
 

@@ -13,6 +13,7 @@ from eclab.classes.moves import Move, gradient_norm, move, norm, parameters_once
 from eclab.classes.moves import by_layer as scales_by_layer
 from eclab.errors import ChartError, EclabError, ScaleError, SettingError
 from eclab.kernels.torch_core import chains
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork
 from eclab.paths.chart import Chart
 
@@ -154,6 +155,7 @@ def walk_(net: TracedNetwork, other: TracedNetwork | Mapping[str, Tensor], t: fl
 
 
 @torch.no_grad()
+@works_on_edges
 def canonicalize_(net: TracedNetwork, chart: Chart | None = None) -> Move:
     """Moves to the member of the class whose tree weights are 1 or −1; the function stays what it was.
 

@@ -48,6 +48,7 @@ def finish(trace: Trace) -> TracedNetwork:
             for gate in trace.gates
             for labels in _each(trace.values[gate])
         ),
+        frozen_norms=tuple(trace.frozen_norms),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eclab.errors import ScaleError, TraceError
+from eclab.network.frozen import FrozenNorm
 from eclab.network.graph import Op
 
 SOURCE = 0
@@ -165,6 +166,7 @@ class TracedNetwork:
         outputs: int64, units where paths end: the model's outputs, each once and in order.
         operations: the model's operations.
         gates: ``(operation, units)`` of every activation that can switch a unit off.
+        frozen_norms: batch-norms with frozen statistics whose parameters stand for affine edges.
     """
 
     model: nn.Module
@@ -178,6 +180,7 @@ class TracedNetwork:
     outputs: Tensor
     operations: tuple[Op, ...] = field(repr=False, default=())
     gates: tuple[tuple[int, Tensor], ...] = field(repr=False, default=())
+    frozen_norms: tuple[FrozenNorm, ...] = field(repr=False, default=())
 
     @property
     def num_nodes(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from eclab.network.frozen import FrozenNorm
 from eclab.network.graph import Op
 
 
@@ -74,6 +75,15 @@ class Tracer(Protocol):
 
     def normed(self, units: Tensor) -> None:
         """These units go into a normalisation that takes their scale away."""
+
+    def buffer(self, ref: Any) -> str | None:
+        """Name of the buffer an argument is, or None."""
+
+    def frozen(self, norm: FrozenNorm) -> None:
+        """A batch-norm with frozen statistics, whose parameters stand for affine edges."""
+
+    def trains_alone(self, name: str) -> bool:
+        """Whether a parameter trains and is read once only."""
 
     def pin(self, units: Tensor, reason: str) -> None:
         """These units cannot scale."""

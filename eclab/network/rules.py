@@ -70,7 +70,7 @@ RULES: tuple[Rule, ...] = (
         _aten("batch_norm", "_native_batch_norm_legit_functional"),
         weights.batch_norm,
         "BatchNorm1d, 2d, 3d",
-        note="training statistics: two redundancies a channel, exact up to eps; frozen statistics pin what enters",
+        note="two redundancies a channel; exact up to eps with training statistics, exact with frozen ones",
     ),
     Rule(
         _aten("instance_norm"),

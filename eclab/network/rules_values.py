@@ -281,9 +281,9 @@ def cat(tracer: Tracer, op: Op) -> Tensor:
     known = [tracer.labels(part) for part in parts]
     if any(labels is None and not tracer.zero(part) for labels, part in zip(known, parts, strict=True)):
         raise NoRuleError(f"cat{at(op)} puts something fixed beside its values")
-    empty = torch.tensor(tracer.nothing())
     labels = [
-        empty.expand(tracer.shape(part)) if found is None else found for found, part in zip(known, parts, strict=True)
+        torch.tensor(tracer.nothing()).expand(tracer.shape(part)) if found is None else found
+        for found, part in zip(known, parts, strict=True)
     ]
     joined = torch.cat(list(compact(*labels, keep=axis)), axis)
     return joined.expand(op.shape)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eclab.network.frozen import FrozenNorm
 from eclab.network.graph import Op, Ref
 from eclab.network.labels import compact, per_axis, place_along
 from eclab.network.rule import Labels, NoRuleError, Tracer, arguments, at, carried, constant_source
@@ -191,10 +192,15 @@ def _normalised(tracer: Tracer, op: Op, channels: Tensor, weight: Any, bias: Any
 
 
 def _frozen(tracer: Tracer, op: Op, channels: Tensor, weight: Any, bias: Any) -> Tensor:
-    """An affine map of every channel: γ/σ leads from it, β from ground."""
+    """An affine map of every channel: γ/σ leads from it, β − γ μ/σ from ground."""
     gamma, beta = tracer.parameter(weight), tracer.parameter(bias)
     units = tracer.new_units(len(channels), op)
-    tracer.pin(channels, f"batch-norm{at(op)} with frozen statistics subtracts a fixed mean")
+    mean, variance = (tracer.buffer(ref) for ref in op.args[3:5])
+    movable = beta is not None and tracer.trains_alone(beta)
+    if gamma is not None and beta is not None and mean is not None and variance is not None and movable:
+        tracer.frozen(FrozenNorm(gamma, beta, mean, variance, float(op.args[7])))
+    else:
+        tracer.pin(channels, f"batch-norm{at(op)} subtracts a fixed mean, and has no offset that could move along")
     if gamma is None:
         tracer.pin(units, f"the norm{at(op)} has no factor that is a parameter, which fixes its scale")
         tracer.link(channels, units)

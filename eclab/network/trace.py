@@ -11,7 +11,7 @@ from eclab.errors import TraceError
 from eclab.network.assembly import finish, numbered
 from eclab.network.graph import Op, inputs_of, read_graph
 from eclab.network.network import TracedNetwork
-from eclab.network.tracer import PASSES_ON, Edges, Trace
+from eclab.network.tracer import Edges, Trace
 from eclab.network.verify import verify_rules
 
 
@@ -104,7 +104,7 @@ def _pin_by_parameter(trace: Trace) -> None:
     for edges in trace.items:
         if isinstance(edges, Edges):
             uses.setdefault(id(trace.parameters[edges.name]), []).append(edges)
-    times = _times_read(trace.operations)
+    times = trace.times_read
     for found in uses.values():
         name = found[0].name
         if len(found) > 1 or times.get(name, 0) > 1:
@@ -112,24 +112,6 @@ def _pin_by_parameter(trace: Trace) -> None:
                 trace.pin(_both_ends(edges), f"the weight '{name}' is used more than once")
         if not trace.parameters[name].requires_grad:
             trace.pin(_both_ends(found[0]), f"the weight '{name}' is frozen (requires_grad is False)")
-
-
-def _times_read(operations: list[Op]) -> dict[str, int]:
-    """How often each parameter is read, a mere view of it counting as often as that is read."""
-    readers: dict[int, list[int]] = {}
-    for number, op in enumerate(operations):
-        for ref in op.refs():
-            readers.setdefault(ref, []).append(number)
-
-    def times(number: int) -> int:
-        passed_on = operations[number].name in PASSES_ON
-        return sum(times(reader) for reader in readers.get(number, [])) if passed_on else 1
-
-    found: dict[str, int] = {}
-    for number, op in enumerate(operations):
-        if op.kind == "parameter":
-            found[op.target] = found.get(op.target, 0) + sum(times(reader) for reader in readers.get(number, []))
-    return found
 
 
 def _both_ends(edges: Edges) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from eclab.network.frozen import FrozenNorm
 from eclab.network.graph import Op, Ref, resolve
 from eclab.network.labels import compact
 from eclab.network.network import Link
@@ -88,6 +90,7 @@ class Trace:
     norms: list[Tensor] = field(default_factory=list)
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
     gates: list[int] = field(default_factory=list)
+    frozen_norms: list[FrozenNorm] = field(default_factory=list)
     made_by: dict[int, LayerDraft] = field(default_factory=dict)
     current: int = 0
     _nothing: int = -1
@@ -160,6 +163,21 @@ class Trace:
             value = self.constant(ref)
             return value is not None and not bool(value.any())
         return isinstance(ref, int | float) and ref == 0
+
+    def buffer(self, ref: Any) -> str | None:
+        op = self._operation(ref)
+        return op.target if op is not None and op.kind == "buffer" else None
+
+    def frozen(self, norm: FrozenNorm) -> None:
+        self.frozen_norms.append(norm)
+
+    def trains_alone(self, name: str) -> bool:
+        return self.parameters[name].requires_grad and self.times_read.get(name) == 1
+
+    @cached_property
+    def times_read(self) -> dict[str, int]:
+        """How often the model reads each parameter."""
+        return _times_read(self.operations)
 
     def shape(self, ref: Any) -> tuple[int, ...]:
         return self.operations[ref.index].shape if isinstance(ref, Ref) else ()
@@ -290,3 +308,21 @@ class Trace:
             self._known[key] = answer(self.operations[ref.index])
         found: Answer = self._known[key]
         return found
+
+
+def _times_read(operations: list[Op]) -> dict[str, int]:
+    """How often each parameter is read, a mere view of it counting as often as that is read."""
+    readers: dict[int, list[int]] = {}
+    for number, op in enumerate(operations):
+        for ref in op.refs():
+            readers.setdefault(ref, []).append(number)
+
+    def times(number: int) -> int:
+        passed_on = operations[number].name in PASSES_ON
+        return sum(times(reader) for reader in readers.get(number, [])) if passed_on else 1
+
+    found: dict[str, int] = {}
+    for number, op in enumerate(operations):
+        if op.kind == "parameter":
+            found[op.target] = found.get(op.target, 0) + sum(times(reader) for reader in readers.get(number, []))
+    return found

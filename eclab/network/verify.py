@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eclab.errors import TraceError
+from eclab.network.frozen import edges_of, weights_of
 from eclab.network.graph import Op, inputs_of
 from eclab.network.network import TracedNetwork
 from eclab.network.rule import at
@@ -60,7 +61,9 @@ def verify_rules(net: TracedNetwork, labels: dict[int, Tensor], x: Any) -> None:
 
 
 def _rescaled(net: TracedNetwork, own: dict[str, Tensor], c: Tensor) -> dict[str, Tensor]:
-    return {weight.name: own[weight.name] * (c[weight.head] / c[weight.tail]) for weight in net.weights}
+    edges = edges_of(net, own)
+    moved = {weight.name: edges[weight.name] * (c[weight.head] / c[weight.tail]) for weight in net.weights}
+    return weights_of(net, moved)
 
 
 def _with_tiny_eps(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

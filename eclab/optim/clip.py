@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eclab.errors import SettingError
+from eclab.network.frozen import on_edges
 from eclab.optim.checks import check_gradients
 from eclab.optim.ec import EC
 from eclab.optim.ecsgd import ECSGD
@@ -53,6 +54,11 @@ def clip_class_grad_norm_(where: EC | ECSGD | Chart, max_norm: float, norm_type:
     _check(max_norm, "max_norm", 0.0)
     if norm_type != math.inf:
         _check(norm_type, "norm_type", 1.0)
+    with on_edges(where.net):
+        return _clipped(where, max_norm, norm_type)
+
+
+def _clipped(where: EC | ECSGD | Chart, max_norm: float, norm_type: float) -> Tensor:
     chart = where if isinstance(where, Chart) else where.chart
     weights = [p.detach() for p in chart.parameters()]
     gradients = [p.grad for p in chart.parameters()]

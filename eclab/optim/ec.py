@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from eclab.errors import SettingError
+from eclab.network.frozen import on_edges
 from eclab.network.network import TracedNetwork
 from eclab.optim import checks
 from eclab.optim.space import BalancedSpace, PathSpace, Space
@@ -142,17 +143,21 @@ class EC(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             checks.check_numbers(group)
+        with on_edges(self.net):
+            self._class_step()
+        return loss
+
+    def _class_step(self) -> None:
         weights: list[Tensor] = self.param_groups[0]["params"]
         gradients = [weight.grad for weight in weights]
         checks.check_finite(self._outside(), "outside the class")
         if all(gradient is None for gradient in gradients):
             if any(p.grad is not None for p in self._outside()):
                 self._base_step()
-            return loss
+            return
         checks.check_gradients(self.net, self.chart.weights, gradients)
         with self._in_class_space(gradients):
             self._base_step()
-        return loss
 
     def _base_step(self) -> None:
         """The base's step without torch's hooks around it: for who listens to all optimizers this is one step."""
@@ -170,7 +175,7 @@ class EC(Optimizer):
         if not self.state or all(group.get("train_mode") is mode for group in self.param_groups):
             switch()  # nothing is to move, and a round trip through the coordinates would cost a rounding
             return
-        with self._in_class_space(None):
+        with on_edges(self.net), self._in_class_space(None):
             switch()
 
     def eval(self) -> None:

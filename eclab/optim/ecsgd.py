@@ -15,6 +15,7 @@ from eclab.errors import SettingError
 from eclab.kernels import torch_core as core
 from eclab.kernels import torch_maps as maps
 from eclab.kernels.settings import StepSettings
+from eclab.network.frozen import on_edges
 from eclab.network.network import TracedNetwork
 from eclab.optim import checks
 from eclab.optim.space import BalancedSpace
@@ -152,10 +153,11 @@ class ECSGD(Optimizer):
             checks.check_numbers(group)
         checks.check_finite([p for group in self.param_groups[1:] for p in group["params"]], "outside the class")
         group = self.param_groups[0]
-        gradients = [weight.grad for weight in group["params"]]
-        if any(gradient is not None for gradient in gradients):
-            checks.check_gradients(self.net, self.chart.weights, gradients)
-            (self._class_step if self.metric == "path" else self._balanced_step)(group, gradients)
+        with on_edges(self.net):
+            gradients = [weight.grad for weight in group["params"]]
+            if any(gradient is not None for gradient in gradients):
+                checks.check_gradients(self.net, self.chart.weights, gradients)
+                (self._class_step if self.metric == "path" else self._balanced_step)(group, gradients)
         for group in self.param_groups[1:]:
             self._base_step(group, group["params"], [p.grad for p in group["params"]])
         return loss

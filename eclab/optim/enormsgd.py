@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from eclab.classes.balance import Balancer
 from eclab.errors import NonFiniteError, SettingError
+from eclab.network.frozen import on_edges
 from eclab.network.network import TracedNetwork, Weight
 from eclab.optim import checks
 from eclab.optim.plain import MOMENTUM, refuse_zero_rate, sgd_on, sgd_step
@@ -128,10 +129,11 @@ class ENormSGD(Optimizer):
             checks.check_numbers(group)
         _check_sweeps(self.param_groups[0]["sweeps"])
         checks.check_finite([p for group in self.param_groups[1:] for p in group["params"]], "outside the class")
-        gradients = [weight.grad for weight in self.param_groups[0]["params"]]
-        if any(gradient is not None for gradient in gradients):
-            checks.check_gradients(self.net, self.weights, gradients)
-            self._class_step(self.param_groups[0], gradients)
+        with on_edges(self.net):
+            gradients = [weight.grad for weight in self.param_groups[0]["params"]]
+            if any(gradient is not None for gradient in gradients):
+                checks.check_gradients(self.net, self.weights, gradients)
+                self._class_step(self.param_groups[0], gradients)
         for group in self.param_groups[1:]:
             sgd_step(self, group)
         return loss

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from eclab.errors import NonFiniteError
+from eclab.network.frozen import on_edges
 from eclab.network.network import TracedNetwork, Weight
 from eclab.optim import checks
 from eclab.optim.plain import MOMENTUM, refuse_zero_rate, sgd_step
@@ -117,10 +118,11 @@ class PathSGD(Optimizer):
         for group in self.param_groups:
             checks.check_numbers(group)
         checks.check_finite([p for group in self.param_groups[1:] for p in group["params"]], "outside the class")
-        gradients = [weight.grad for weight in self.param_groups[0]["params"]]
-        if any(gradient is not None for gradient in gradients):
-            checks.check_gradients(self.net, self.weights, gradients)
-            self._path_step(self.param_groups[0], gradients)
+        with on_edges(self.net):
+            gradients = [weight.grad for weight in self.param_groups[0]["params"]]
+            if any(gradient is not None for gradient in gradients):
+                checks.check_gradients(self.net, self.weights, gradients)
+                self._path_step(self.param_groups[0], gradients)
         for group in self.param_groups[1:]:
             sgd_step(self, group)
         return loss

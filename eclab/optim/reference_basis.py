@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eclab.errors import EclabError
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork
 from eclab.paths.enumerate import columns, path_matrix
 from eclab.paths.skeleton import Edge, Skeleton
@@ -92,6 +93,7 @@ class ReferenceBasis:
         new[free] = np.power(given, self.E).prod(1)
         return new
 
+    @works_on_edges
     def read(self) -> tuple[Floats, Floats]:
         """All weights and their gradients as one vector each, in the order of the columns; 0 where there is none."""
         parameters = self._parameters()
@@ -99,6 +101,7 @@ class ReferenceBasis:
         g = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]).double()
         return w.numpy(), g.numpy()
 
+    @works_on_edges
     def write(self, w: Floats) -> None:
         """Puts a vector of all weights into the parameters that train."""
         first = 0

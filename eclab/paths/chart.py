@@ -15,6 +15,7 @@ from eclab.errors import ChartError
 from eclab.kernels import torch_core as core
 from eclab.kernels import torch_maps as maps
 from eclab.kernels.plan import Edges, Plan
+from eclab.network.frozen import edge_gradients, on_edges, works_on_edges
 from eclab.network.network import TracedNetwork, Weight
 from eclab.paths.by_hand import Choice, by_hand
 from eclab.paths.skeleton import Edge, Skeleton, diagonal, index_tensors
@@ -75,7 +76,8 @@ class Chart:
     def __init__(self, net: TracedNetwork, skeleton: str | Choice | Skeleton = "diagonal") -> None:
         self.net = net
         self.name = skeleton if isinstance(skeleton, str) else "by hand"
-        self.skeleton = _skeleton(net, skeleton)
+        with on_edges(net):
+            self.skeleton = _skeleton(net, skeleton)
         self.tree: tuple[Edge, ...] = tuple(self.skeleton.a.values())
         self.b_edges: tuple[Edge, ...] = tuple(self.skeleton.b.values())
         self._plans: dict[torch.device, Plan] = {}
@@ -123,6 +125,7 @@ class Chart:
         return weights, self.plan_on(weights[0].device)
 
     @torch.no_grad()
+    @works_on_edges
     def coordinates(self) -> dict[str, Tensor]:
         """``v_e = cin(u) · w_e · cout(v)``, the values of the basis paths.
 
@@ -137,6 +140,7 @@ class Chart:
         return self._named(values)
 
     @torch.no_grad()
+    @works_on_edges
     def gradients(self, gradients: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """``δ_e = ∂L/∂v_e`` by the inverse chain rule (ICR) from the weights' gradients.
 
@@ -159,6 +163,7 @@ class Chart:
         return self._named([delta for delta in deltas if delta is not None])
 
     @torch.no_grad()
+    @works_on_edges
     def allocate(self, coordinates: Mapping[str, Tensor]) -> None:
         """Weight allocation (WA): writes the weights that have these coordinates; tree weights stay as they are.
 
@@ -182,6 +187,7 @@ class Chart:
             weight.copy_(new)
 
     @torch.no_grad()
+    @works_on_edges
     def basis_path(self, parameter: str, index: Sequence[int] | int) -> BasisPath:
         """The basis path of one weight: ``a-chain(u) + e + b-chain(v)``.
 
@@ -244,6 +250,7 @@ class Chart:
         return {weight.name: tensor for weight, tensor in zip(self.weights, tensors, strict=True)}
 
     def _gradients(self, given: Mapping[str, Tensor] | None) -> list[Tensor]:
+        given = None if given is None else edge_gradients(self.net, given)
         found = [weight.parameter.grad if given is None else given.get(weight.name) for weight in self.weights]
         missing = [weight.name for weight, grad in zip(self.weights, found, strict=True) if grad is None]
         if missing:

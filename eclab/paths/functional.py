@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eclab.kernels import torch_core as core
 from eclab.kernels.plan import Edges, Plan
+from eclab.network.frozen import edge_gradients, edges_of, weights_of
 from eclab.paths.chart import Chart
 
 Named = dict[str, Tensor]
@@ -49,7 +50,7 @@ def coordinates(chart: Chart, weights: Mapping[str, Tensor]) -> Named:
 
     Source: theory §2.
     """
-    plan, tensors = _ordered(chart, weights)
+    plan, tensors = _ordered(chart, edges_of(chart.net, weights))
     cin, cout = path_factors(plan, tensors)
     values = [
         tensor * core.spread(cin, tail, tensor) * core.spread(cout, head, tensor)
@@ -83,7 +84,8 @@ def allocate(chart: Chart, coordinates: Mapping[str, Tensor]) -> Named:
         for value, head, tail in zip(values, plan.heads, plan.tails, strict=True)
     ]
     tree = [values[edges.weight][edges.index] for edges in plan.tree]
-    return _named(chart, _with_entries(_with_entries(weights, plan.b_edges, b_weights), plan.tree, tree))
+    edges = _named(chart, _with_entries(_with_entries(weights, plan.b_edges, b_weights), plan.tree, tree))
+    return weights_of(chart.net, edges)
 
 
 def gradients(chart: Chart, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Named:
@@ -100,8 +102,8 @@ def gradients(chart: Chart, weights: Mapping[str, Tensor], gradients: Mapping[st
 
     Source: Meng et al. 2018, section 4.2 (ICR); theory §3.
     """
-    plan, tensors = _ordered(chart, weights)
-    _, grads = _ordered(chart, gradients)
+    plan, tensors = _ordered(chart, edges_of(chart.net, weights))
+    _, grads = _ordered(chart, edge_gradients(chart.net, gradients))
     chain = core.chains(plan, tensors)
     flow = core.through_flow(plan, chain, core.row_sums(plan, tensors, grads), grads)
     deltas = [

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from eclab.errors import ChartError, NonFiniteError
-from eclab.network.graph import Op
+from eclab.network.frozen import works_on_edges
+from eclab.network.graph import Op, Ref
 from eclab.network.network import TracedNetwork
 from eclab.network.rules import BY_NAME
 from eclab.network.run import plain_call, run
@@ -17,6 +18,7 @@ from eclab.paths.scaled import named_arguments
 from eclab.paths.squares import PathsEndError, Squares, handler_of
 
 
+@works_on_edges
 def kappa(net: TracedNetwork) -> dict[str, Tensor]:
     r"""``κ_e``, the sum over the paths through ``e`` of the product of their other weights, squared.
 
@@ -94,7 +96,7 @@ def _all_paths(net: TracedNetwork, weights: dict[str, Tensor], like: Tensor) -> 
         try:
             if handler is None:
                 raise PathsEndError
-            return _wrapped(handler(op, _named(op, args, kwargs)))
+            return _wrapped(handler(op, _on_edges(net, op, _named(op, args, kwargs))))
         except PathsEndError:
             ends.extend(arg for arg in args if isinstance(arg, Squares))
             anew = [like.new_ones(shape) for shape in op.parts or [op.shape]]
@@ -110,6 +112,17 @@ def _named(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, A
     if op.name == "operator.getitem":
         return {"self": args[0], "place": args[1]}
     return named_arguments(op, args, kwargs)
+
+
+def _on_edges(net: TracedNetwork, op: Op, named: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a frozen batch-norm whose ``γ`` and ``β`` are those of its edges, without its statistics."""
+    if op.name not in ("aten.batch_norm", "aten.instance_norm") or op.args[5]:
+        return named
+    gamma = net.operations[op.args[1].index].target if isinstance(op.args[1], Ref) else ""
+    if gamma not in {norm.gamma for norm in net.frozen_norms}:
+        return named
+    mean, variance = torch.zeros_like(named["running_mean"]), torch.ones_like(named["running_var"])
+    return named | {"running_mean": mean, "running_var": variance, "eps": 0.0}
 
 
 def _wrapped(value: Any) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eclab.errors import ChartError
 from eclab.kernels import torch_core as core
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork
 from eclab.paths.by_hand import ordered
 from eclab.paths.chart import Chart
@@ -17,6 +18,7 @@ from eclab.paths.strongest import edge_at, largest, skeleton_weights
 
 
 @torch.no_grad()
+@works_on_edges
 def rebased(chart: Chart, threshold: float) -> Chart | None:
     """The chart with every weak skeleton edge replaced by its strongest sibling; no weight changes.
 

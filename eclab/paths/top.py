@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from eclab.errors import NonFiniteError, SettingError
+from eclab.network.frozen import on_edges
 from eclab.network.graph import inputs_of
 from eclab.network.network import Link, TracedNetwork, Weight
 from eclab.network.run import active_units
@@ -93,8 +94,9 @@ def top_paths(net: TracedNetwork, k: int = 10, x: Any = None) -> list[TopPath]:
                 fix="pass x[:1]; which units are on differs from sample to sample",
             )
         on = active_units(net, x)[0].cpu().numpy()
-    search = _Search(net, on, k)
-    return [search.path(number) for number in islice(search.ranks(), k)]
+    with on_edges(net):
+        search = _Search(net, on, k)
+        return [search.path(number) for number in islice(search.ranks(), k)]
 
 
 class _Found(NamedTuple):
