@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eclab.classes.group import moved_by
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork, Weight
 
 
@@ -117,11 +118,13 @@ def parameters_once(net: TracedNetwork) -> list[Weight]:
     return list({weight.name: weight for weight in net.weights}.values())
 
 
+@works_on_edges
 def norm(net: TracedNetwork) -> float:
     """``‖w‖`` of all weights between units, in float64."""
     return math.sqrt(sum(float(weight.parameter.detach().double().square().sum()) for weight in parameters_once(net)))
 
 
+@works_on_edges
 def gradient_norm(net: TracedNetwork) -> float | None:
     """``‖∂L/∂w‖`` of all weights between units, in float64; None where one that trains has none."""
     total = 0.0
