@@ -1,5 +1,6 @@
 # make lab    the lab, open in JupyterLab
 # make test   every check that must pass
+# make nightly  the tests once more, with many more random networks
 # Both set up .venv by themselves; nothing else on the machine is touched.
 
 VENV    ?= .venv
@@ -17,7 +18,7 @@ CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help lab test lint types unit alone format constraints clean
+.PHONY: help lab test nightly lint types unit alone format constraints clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -42,6 +43,11 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not browser and not timing" --doctest-modules \
 	  -n $(WORKERS) --maxprocesses 8 --dist worksteal eclab tests
+
+# the same tests with 2,000 drawn examples in place of 100, and every optimizer on every architecture of the zoo
+nightly: $(VENV)/.test
+	ECLAB_HYPOTHESIS=nightly OMP_NUM_THREADS=1 $(PY) -m pytest -m "not browser and not timing and not notebook" \
+	  -n $(WORKERS) --maxprocesses 8 --dist worksteal tests
 
 # one after another with nothing beside them, since these measure how fast something answers
 alone: $(VENV)/.test

@@ -22,7 +22,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 hypothesis.settings.register_profile("eclab", deadline=None, derandomize=ON_CI, database=None)
-hypothesis.settings.load_profile("eclab")
+hypothesis.settings.register_profile("nightly", deadline=None, database=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("ECLAB_HYPOTHESIS", "eclab"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -117,6 +117,13 @@ class SmallResidual(nn.Module):
         return torch.cat([self.e(h), self.f(h)], 1)
 
 
+class SummedUp(nn.Module):
+    """The sum over its units ties those of one layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True)
+
+
 class SmallTransposed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -290,6 +297,10 @@ def test_rescaling_a_tied_unit_moves_the_whole_stream() -> None:
     net, before = eclab.trace(model, x), model(x)
     eclab.rescale_(net, "0", 1, 7.0)
     assert gap(before, model(x)) < 1e-12
+    row = nn.Sequential(nn.Linear(2, 3), SummedUp(), nn.Linear(1, 2)).to(F64)
+    inputs, before = torch.randn(5, 2, dtype=F64), row(torch.ones(1, 2, dtype=F64))
+    eclab.rescale_(eclab.trace(row, inputs), "0", 1, 7.0)
+    assert gap(before, row(torch.ones(1, 2, dtype=F64))) < 1e-12
     scales = torch.ones(4, dtype=F64)
     with pytest.raises(eclab.ScaleError, match="tied"):
         eclab.apply_scales_(net, {"0": scales, "3.c2": 2 * scales})

@@ -16,7 +16,7 @@ from eclab.paths.chart import Chart
 
 
 def rescale_(net: TracedNetwork, layer: str, unit: int | Tensor, scale: float | None = None) -> None:
-    """Rescales one unit, or all units of a layer; the function stays what it was.
+    """Rescales one unit with those tied to it, or all units of a layer; the function stays what it was.
 
     ``w_in ← c · w_in`` (bias included), ``w_out ← w_out / c``.
 
@@ -52,7 +52,10 @@ def rescale_(net: TracedNetwork, layer: str, unit: int | Tensor, scale: float | 
     if unit not in range(found.width):
         raise ScaleError(f"there is no unit {unit!r} in layer '{found.name}'", allowed=f"0 … {found.width - 1}")
     scales = torch.ones(found.width, dtype=torch.float64)
-    scales[unit] = _positive(scale, found, unit)
+    mine = net.scale_of[found.units]
+    tied = (mine == mine[unit]) & (mine > 0)
+    tied[unit] = True
+    scales[tied] = _positive(scale, found, unit)
     apply_scales_(net, {found.name: scales})
 
 
