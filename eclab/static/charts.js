@@ -58,7 +58,10 @@ export class Charts {
     });
     ctx.on("state", () => this.#lanes());
     ctx.on("curves", () => this.feed(false));
-    this.observer = new ResizeObserver(() => this.panels.forEach((p) => p.resize()));
+    this.observer = new ResizeObserver(() => this.panels.forEach((p) => {
+      p.resize();
+      if (p.stale) p.feed();
+    }));
     this.observer.observe(this.grid);
   }
 
@@ -134,22 +137,30 @@ export class Charts {
   }
 }
 
+// pixels of a letter of an event's text, and its most
+const LETTER = 5.4;
+const LONGEST = 190;
+
 /**
- * Rows of the events; of those too close to be read side by side only the gravest keeps its text.
- * @param {{step: number, text: string, kind?: string}[]} events @param {[number, number]} span steps on the axis
+ * Rows of the events; of texts that would overlap the gravest keeps its place, else the newest.
+ * @param {{step: number, text: string, kind?: string}[]} events @param {[number, number]} span steps on the axis @param {number} width pixels of it
  * @returns {{x: number, text: string, kind: string, late: boolean}[]} late: its text stands on the left
  */
-export function eventMarks(events, [first, last]) {
-  // the axis says at which step, the inspector says why
-  const rows = events.map((e) => ({ x: e.step, text: e.text.split(":")[0].replace(/ at step [\d,]+/, ""), kind: e.kind ?? "",
-    late: e.step > first + 0.55 * (last - first) }));
-  const near = Math.max(last - first, 1) * 0.3;
-  rows.forEach((row, k) => {
-    const rivals = rows.filter((other, j) => j !== k && other.text && Math.abs(other.x - row.x) < near);
-    const grave = row.kind === "diverged";
-    if (rivals.some((r) => (r.kind === "diverged" && !grave) || (rows.indexOf(r) < k && (r.kind === "diverged") === grave))) row.text = "";
+export function eventMarks(events, [first, last], width) {
+  const rows = events.map((e, k) => {
+    // the axis says at which step, the inspector says why
+    const text = e.text.split(":")[0].replace(/ at step [\d,]+/, "");
+    const [at, long] = [((e.step - first) / Math.max(last - first, 1)) * width, Math.min(LETTER * text.length, LONGEST)];
+    const late = at + long > width;
+    return { k, row: { x: e.step, text, kind: e.kind ?? "", late }, from: late ? at - long : at, to: late ? at : at + long };
   });
-  return rows;
+  const grave = (r) => (r.row.kind === "diverged" ? 1 : 0);
+  const placed = [];
+  for (const one of [...rows].sort((a, b) => grave(b) - grave(a) || b.k - a.k)) {
+    if (placed.some((other) => one.from < other.to && other.from < one.to)) one.row.text = "";
+    else placed.push(one);
+  }
+  return rows.map((r) => r.row);
 }
 
 /** One chart: a chooser as its title, an axis switch, the reading under the crosshair. */
@@ -239,7 +250,9 @@ class Panel {
   }
 
   feed() {
-    if (!this.made || !this.element.offsetParent) return undefined;
+    // what is not seen is not drawn: JupyterLab takes cells that are scrolled away out of the page
+    this.stale = Boolean(this.made) && !this.element.offsetParent;
+    if (!this.made || this.stale) return undefined;
     const [raw, soft] = [[], []];
     const positive = this.log && this.spec.scale !== "symlog";
     const all = (this.ctx.state?.lanes ?? []).map((_, index) => this.#points(index));
@@ -257,7 +270,7 @@ class Panel {
     this.plot.removeAttribute("data-blank");
     this.#data("curve", raw);
     this.#data("smooth", soft);
-    this.#data("events", eventMarks(this.ctx.frame?.events ?? [], this.charts.span));
+    this.#data("events", eventMarks(this.ctx.frame?.events ?? [], this.charts.span, this.plot.clientWidth - 50));
     if (this.spec.spec.signals?.some((s) => s.name === "domainX")) this.made.view.signal("domainX", this.charts.span);
     return this.made.view.run();
   }

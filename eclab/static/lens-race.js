@@ -32,7 +32,7 @@ function raceToolbar(ctx) {
     number("decay", "decay", typed(state.race?.weight_decay ?? 0), "0.0001", "weight decay, in each lane's own coordinates"),
   ];
   if (state.is_2d) {
-    const on = tick("decision map", Boolean(ctx.mapOn), (wanted, control) => {
+    const on = tick("decision map", Boolean(ctx.mapOn ?? state.map_on), (wanted, control) => {
       ctx.mapOn = wanted;
       ctx.wire.send("map", { on: wanted }, control);
       if (!wanted) ctx.map = null;

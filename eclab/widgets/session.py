@@ -229,6 +229,11 @@ class LabSession:
         """Whether the data are points in the plane."""
         return self.bench.race is not None and self.bench.race.task.is_2d
 
+    @property
+    def map_on(self) -> bool:
+        """Whether the decision map is drawn."""
+        return self._map_on
+
     def show_map(self, on: bool) -> None:
         """Whether the decision map is drawn."""
         self._map_on = self._map_stale = on

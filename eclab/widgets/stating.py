@@ -38,6 +38,7 @@ def state_message(session: LabSession) -> Message:
         "lanes": [lane_facts(lane) for lane in bench.lanes],
         "kinds": lane_kinds() if race is not None else [],
         "is_2d": session.is_2d,
+        "map_on": session.map_on,
         "own_model": setup.spec is None,
         "trainable": race is not None,
         "hints": hints(bench),

@@ -111,9 +111,10 @@ test("decision maps: sure is strong, unsure is the ground", () => {
 });
 
 test("of events that stand close together the gravest is named", () => {
-  const marks = eventMarks([{ step: 100, text: "lr 0.1", kind: "lr" }, { step: 110, text: "diverged", kind: "diverged" }, { step: 900, text: "lr 0.2", kind: "lr" }], [0, 1000]);
+  const marks = eventMarks([{ step: 100, text: "lr 0.1", kind: "lr" }, { step: 110, text: "diverged", kind: "diverged" }, { step: 900, text: "lr 0.2", kind: "lr" }], [0, 1000], 300);
   assert.deepEqual(marks.map((m) => m.text), ["", "diverged", "lr 0.2"]);
   assert.deepEqual(marks.map((m) => m.x), [100, 110, 900]);
+  assert.deepEqual(marks.map((m) => m.late), [false, false, true]);
 });
 
 test("a specification gets the page's colours and axis, and stays itself", () => {
