@@ -302,6 +302,9 @@ def test_coordinates_of_no_weights_are_refused(spoil: Any, words: str) -> None:
     spoil(v)
     with pytest.raises(ChartError, match=words):
         net.chart().allocate(v)
+    nothing: Any = None
+    with pytest.raises(ChartError, match="the coordinates are a NoneType"):
+        net.chart().allocate(nothing)
     assert unchanged(net, before)
 
 

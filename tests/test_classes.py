@@ -238,6 +238,8 @@ def test_audit_counts_ranks_and_dead_units() -> None:
     # The dead unit takes its 3 incoming and 1 outgoing weight with it, less its own redundancy.
     assert table.functional_rank == 13 - 3
     assert "dead units" in str(table)
+    with pytest.raises(eclab.TraceError, match="the samples do not fit the model"):
+        net.audit(torch.ones(2, 9, dtype=F64))
     assert "<table" in table._repr_html_()
     assert "H/m" in str(net)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 
 import pytest
@@ -335,9 +336,12 @@ def test_unknown_names_list_the_known_ones() -> None:
         (None, "the example input is NoneType"),
     ],
 )
-def test_inputs_that_do_not_fit(x: object, words: str) -> None:
+def test_inputs_that_do_not_fit(x: object, words: str, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(TraceError, match=words):
         eclab.trace(dense(2, 3, 1), x)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], (
+        "one error, and no log beside it"
+    )
 
 
 def test_things_that_are_no_model() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eclab.errors import EclabError
+from eclab.errors import EclabError, TraceError
 from eclab.network.network import TracedNetwork
 from eclab.network.run import active_units, run
 
@@ -108,6 +108,9 @@ def audit(net: TracedNetwork, x: Any = None) -> Audit:
         (at most 2,000 weights and 20,000 paths); with ``x`` the dead units, and the functional rank where its matrix
         has at most 2·10⁷ entries. The functional rank is at most ``m − H``; dead units lower it.
 
+    Raises:
+        TraceError: ``x`` does not fit the model.
+
     Example:
         >>> import torch, eclab
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
@@ -120,7 +123,7 @@ def audit(net: TracedNetwork, x: Any = None) -> Audit:
     found = summary(net)
     dead = functional = None
     if x is not None:
-        off = ~active_units(net, x).any(0).cpu() & (net.scale_of > 0)
+        off = ~_on(net, x).any(0).cpu() & (net.scale_of > 0)
         dead = tuple(net.unit_name(int(unit)) for unit in off.nonzero().flatten())
         functional = _functional_rank(net, x)
     return Audit(
@@ -134,6 +137,17 @@ def audit(net: TracedNetwork, x: Any = None) -> Audit:
         found.states,
         found.pinned,
     )
+
+
+def _on(net: TracedNetwork, x: Any) -> Tensor:
+    try:
+        return active_units(net, x)
+    except RuntimeError as error:
+        raise TraceError(
+            f"the samples do not fit the model ({str(error).strip().splitlines()[0]})",
+            allowed="samples as the model takes them",
+            fix="pass x of the shape that the network was traced with",
+        ) from error
 
 
 def _path_rank(net: TracedNetwork) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator
@@ -105,7 +106,7 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
     """
     few = tuple(item[:2].detach() for item in inputs_of(x))
     try:
-        with _as_it_trains(model), torch.no_grad(), warnings.catch_warnings():
+        with _as_it_trains(model), _unlogged(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they speak of exported programs, and this one is only read
             program = torch.export.export(model, few, strict=False)
             if _writes_into_a_view(program.graph):
@@ -113,6 +114,17 @@ def read_graph(model: nn.Module, x: Any) -> list[Op]:
     except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model raises, under its own frames
         raise _refusal(model, few, error) from None
     return _operations(program, _first_names(model))
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keeps torch from writing a traceback of its own beside the one error that says it all."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager

@@ -262,8 +262,9 @@ class Chart:
         return [grad for grad in found if grad is not None]
 
     def _checked(self, coordinates: Mapping[str, Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-        problems = []
-        for weight, parameter in zip(self.weights, weights, strict=True):
+        given: object = coordinates
+        problems = [] if isinstance(given, Mapping) else [f"the coordinates are a {type(given).__name__}"]
+        for weight, parameter in zip(() if problems else self.weights, weights, strict=not problems):
             value = coordinates.get(weight.name)
             if value is None:
                 problems.append(f"'{weight.name}' is missing")
