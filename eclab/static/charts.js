@@ -142,7 +142,7 @@ const LETTER = 5.4;
 const LONGEST = 190;
 
 /**
- * Rows of the events; of texts that would overlap the gravest keeps its place, else the newest.
+ * Rows of the events; of texts that would overlap the gravest keeps its place, else the newest that has had time to show.
  * @param {{step: number, text: string, kind?: string}[]} events @param {[number, number]} span steps on the axis @param {number} width pixels of it
  * @returns {{x: number, text: string, kind: string, late: boolean}[]} late: its text stands on the left
  */
@@ -154,7 +154,8 @@ export function eventMarks(events, [first, last], width) {
     const late = at + long > width;
     return { k, row: { x: e.step, text, kind: e.kind ?? "", late }, from: late ? at - long : at, to: late ? at : at + long };
   });
-  const grave = (r) => (r.row.kind === "diverged" ? 1 : 0);
+  // what happened at the very end has shown no effect yet
+  const grave = (r) => (r.row.kind === "diverged" ? 2 : r.row.x < last ? 1 : 0);
   const placed = [];
   for (const one of [...rows].sort((a, b) => grave(b) - grave(a) || b.k - a.k)) {
     if (placed.some((other) => one.from < other.to && other.from < one.to)) one.row.text = "";
