@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,7 @@ from eclab.classes.balance import Balancer, balanced_scales
 from eclab.classes.condition import conditioned_scales
 from eclab.classes.group import numbered
 from eclab.classes.moves import gradient_norm
+from eclab.classes.potential import ScaleGraph, Search
 from eclab.network.frozen import edges_of, on_edges
 from eclab.paths.enumerate import whole_paths
 from eclab.paths.kappa import kappa
@@ -69,7 +71,22 @@ def test_squares_that_are_not_kept_give_the_same(monkeypatch: pytest.MonkeyPatch
     net, _ = NETS["conv 5×5 and 1×1, adaptive pool"]
     kept = balanced_scales(net)
     monkeypatch.setattr("eclab.classes.potential._KEPT_VALUES", 0)
-    assert torch.equal(balanced_scales(net), kept)
+    graph = ScaleGraph(net)
+    assert not graph.keep
+    assert torch.equal(Search(graph, graph.log_scales(None)).run(1e-12).scales, kept)
+
+
+def test_the_graph_is_made_once_and_copied_with_its_network() -> None:
+    net, _ = residual_net()
+    other = copy.deepcopy(net)
+    assert ScaleGraph.of(net) is ScaleGraph.of(net)
+    again = copy.deepcopy(net)
+    assert ScaleGraph.of(again).net is again
+    assert ScaleGraph.of(other).net is other
+    with torch.no_grad():
+        again.model.get_parameter("up.weight").mul_(3.0)
+    assert not torch.allclose(balanced_scales(again), balanced_scales(net))
+    assert torch.equal(balanced_scales(pickle.loads(pickle.dumps(again))), balanced_scales(again))  # noqa: S301
 
 
 def test_a_start_near_the_minimum_takes_few_passes() -> None:

@@ -21,7 +21,7 @@ class Balancer:
     """
 
     def __init__(self, net: TracedNetwork) -> None:
-        self.net, self.graph = net, ScaleGraph(net)
+        self.net, self.graph = net, ScaleGraph.of(net)
 
     def search(self, values: Mapping[str, Tensor] | None = None, start: Tensor | None = None) -> Search:
         """The search at its start."""

@@ -26,7 +26,7 @@ def conditioned_scales(
         tolerance: how far the search goes, relative to the flows of ``κ`` through a unit.
     """
     diagonal = kappa(net) if values is None else values
-    graph = ScaleGraph(net)
+    graph = ScaleGraph.of(net)
     # κ_e goes as (c_tail/c_head)², so the search runs in −log c.
     device = net.weights[0].parameter.device
     push, count = torch.zeros(net.num_units + 1, dtype=torch.float64, device=device), 0

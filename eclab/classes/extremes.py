@@ -54,7 +54,7 @@ def extremal_(net: TracedNetwork, which: str = "largest", bound: float = 10.0) -
     Source: theory §1; the picture of gradients along the orbit, row C2 of the method's table.
     """
     squares = _squared_gradients(net)
-    graph = ScaleGraph(net)
+    graph = ScaleGraph.of(net)
     # g_e² goes as (c_tail/c_head)², so the search runs in −log c.
     search = Search(graph, graph.log_scales(None), squares)
     if which == "smallest":

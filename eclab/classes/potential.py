@@ -67,6 +67,13 @@ class ScaleGraph:
         self.cyclic = _has_cycle(net, self.inner)
         self.keep = sum(w.numel for w in self.inner) <= _KEPT_VALUES
 
+    @classmethod
+    def of(cls, net: TracedNetwork) -> ScaleGraph:
+        """The graph of a network, made once: it depends on the structure alone, and a copy of the network copies it."""
+        graph: ScaleGraph = net.__dict__.get("_scale_graph") or cls(net)
+        net.__dict__["_scale_graph"] = graph
+        return graph
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The free scales, layer by layer."""
