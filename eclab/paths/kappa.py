@@ -29,8 +29,8 @@ def kappa(net: TracedNetwork) -> dict[str, Tensor]:
     That is the diagonal entry of the path kernel ``∂v/∂wᵀ ∂v/∂w``. It comes from one forward and one backward pass of
     the unrolled network with squared weights on an input of ones: a kernel tap has the sum over the positions it is
     used at, a max-pool is a sum over its window, an average pool one over ``n`` positions with weights ``1/n``,
-    activations and dropout are the identity. Batch-norm with frozen statistics is an affine map of each channel, the
-    mean being a path from ground; with training statistics it divides by ``Σ_p v_p²`` over the paths into the channel
+    activations and dropout are the identity. Batch-norm with frozen statistics has the edges ``γ/σ`` and
+    ``β − γ μ/σ`` of each channel; with training statistics it divides by ``Σ_p v_p²`` over the paths into the channel
     (their mean over positions), which takes the place of the variance and is held fixed. Behind what is not positively
     homogeneous paths start anew. Under rescaling ``κ_e ← κ_e (c_tail / c_head)²``.
 
