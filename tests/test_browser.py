@@ -274,6 +274,14 @@ def message_times(page: Page) -> None:
     )
 
 
+def chart_widths(lab: Locator) -> list[float]:
+    """By how many pixels each chart is wider than its place."""
+    found: list[float] = lab.locator(".ec-plot").evaluate_all(
+        "plots => plots.map(plot => plot.querySelector('canvas').width / devicePixelRatio - plot.clientWidth)"
+    )
+    return found
+
+
 def test_a_visit_to_the_lab(visit: Visit) -> None:
     visit.open("00-lab.ipynb")
     lab = visit.run_until_lab(2)
@@ -357,6 +365,7 @@ def test_a_visit_to_the_lab(visit: Visit) -> None:
         page.wait_for_timeout(500)
         picture(visit, lab, f"{name.lower()}-dark")
     wait_until("the curves are there in the other theme", lambda: both_drawn(lab))
+    wait_until("and as wide as their place", lambda: chart_widths(lab) == [0, 0, 0])
     dark(visit, False)
 
 

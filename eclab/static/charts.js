@@ -223,6 +223,7 @@ class Panel {
       // the old picture stays until the new one is there
       this.made?.finalize();
       this.made = made;
+      this.size = "";
       this.host.replaceWith(host);
       this.host = host;
       this.resize();
@@ -237,9 +238,9 @@ class Panel {
   resize() {
     const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
     if (!this.made || width < 60 || height < 40) return;
-    const { view } = this.made;
-    if (view.width() === width && view.height() === height) return;
-    view.width(width).height(height).resize().runAsync();
+    if (this.size === `${width}×${height}`) return;
+    this.size = `${width}×${height}`;
+    this.made.view.width(width).height(height).resize().runAsync();
   }
 
   /** Values of a lane for this chart. @param {number} index */
@@ -254,6 +255,8 @@ class Panel {
     // what is not seen is not drawn: JupyterLab takes cells that are scrolled away out of the page
     this.stale = Boolean(this.made) && !this.element.offsetParent;
     if (!this.made || this.stale) return undefined;
+    // it may have been made while the page was hidden, as JupyterLab does when it changes its theme
+    this.resize();
     const [raw, soft] = [[], []];
     const positive = this.log && this.spec.scale !== "symlog";
     const all = (this.ctx.state?.lanes ?? []).map((_, index) => this.#points(index));
