@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import eclab
 from eclab.errors import TraceError
+from eclab.network.run import run
 from tests.architectures import mobilenet_v2
 
 F64 = torch.float64
@@ -67,6 +68,8 @@ def test_a_transformer_layer_leaves_the_hidden_units_of_its_mlp_free(training: b
     assert "lets no scale through" in reason(net, "1.layers.0.linear2")
     assert "1.layers.0.norm1.weight" in net.outside
     assert torch.backends.mha.get_fastpath_enabled()
+    more = torch.randn(7, 5, 3, dtype=F64)  # another batch size than the one that was read
+    torch.testing.assert_close(run(net, more)[-1][0], model.eval()(more))
 
 
 NORMS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
@@ -310,8 +313,6 @@ def test_writing_into_a_view_is_followed() -> None:
     torch.manual_seed(0)
     model, x = InPlace().double(), torch.randn(3, 3, dtype=F64)
     net = check(model, x, training=True)
-    from eclab.network.run import run
-
     torch.testing.assert_close(run(net, x)[-1][0], model(x))
 
 

@@ -17,7 +17,10 @@ from eclab.errors import SettingError
 from eclab.notebook import parameter_names, run
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-NAMES = ("00-lab", "01-equivalent-classes", "02-path-structure", "03-race-fnn", "04-race-cnn", "06-choosing-a-chart")
+NAMES = (
+    "00-lab", "01-equivalent-classes", "02-path-structure", "03-race-fnn", "04-race-cnn",
+    "05-any-network", "06-choosing-a-chart",
+)  # fmt: skip
 
 Numbers = dict[str, Any]
 
@@ -195,6 +198,22 @@ def choosing_a_chart(found: Numbers, *, m: int, H: int, ratio: float, trained: f
     assert abs(found["sharpness_weights_ratio"] - 1) > 0.2
 
 
+def any_network(found: Numbers, *, m: int, H: int, states: tuple[int, int, int], reasons: list[str]) -> None:
+    assert (found["m"], found["H"], found["class_dim"]) == (m, H, m - H)
+    assert tuple(found[f"units_{state}"] for state in ("free", "tied", "pinned")) == states
+    for words in reasons:
+        assert words in found["reasons"]
+    assert found["weights_moved"] > 0.1
+    assert found["function_moved"] < 1e-13
+    assert found["same_class"] is True
+    assert found["gap_SGD"] > 1e-5
+    for name in ("EC-SGD", "EC-Adam"):
+        assert found[f"gap_{name}"] < 1e-12
+        assert found[f"loss_fell_{name}"] is True
+    assert (found["free_before_rule"], found["free_after_rule"]) == (0, 6)
+    assert "the rule of aten.softshrink at '1' does not hold" in found["wrong_rule_refused"]
+
+
 CASES: dict[str, tuple[str, Numbers, Callable[..., None], Numbers]] = {
     "lab": ("00-lab", {}, lab, {"m": 1440, "H": 32, "steps": 100, "accuracy": 0.8}),
     "lab, points in the plane": (
@@ -255,6 +274,35 @@ CASES: dict[str, tuple[str, Numbers, Callable[..., None], Numbers]] = {
             "lost": 0.4,
             "apart": 0.06,
         },
+    ),
+    "residual streams": (
+        "05-any-network",
+        {},
+        any_network,
+        {"m": 1085, "H": 22, "states": (12, 30, 3), "reasons": ["it is an output"]},
+    ),
+    "frozen batch-norm": (
+        "05-any-network",
+        {"architecture": "batchnorm"},
+        any_network,
+        {"m": 293, "H": 20, "states": (20, 0, 3), "reasons": ["it is an output"]},
+    ),
+    "transformer in training": (
+        "05-any-network",
+        {"architecture": "transformer", "training": True},
+        any_network,
+        {
+            "m": 667,
+            "H": 16,
+            "states": (16, 0, 211),
+            "reasons": ["attention at 'layer.self_attn' lets no scale through"],
+        },
+    ),
+    "gate and ReLU6": (
+        "05-any-network",
+        {"architecture": "own"},
+        any_network,
+        {"m": 293, "H": 4, "states": (4, 0, 22), "reasons": ["relu6", "sigmoid", "used more than once"]},
     ),
     "charts": (
         "06-choosing-a-chart",

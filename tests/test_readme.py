@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from eclab.network.rules import markdown
 from eclab.race import Race, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,3 +50,10 @@ def test_every_linked_file_exists() -> None:
     links = [*re.findall(r"\]\(([^):]+)\)", README), *re.findall(r'(?:src|srcset)="([^":]+)"', README)]
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing
+
+
+def test_the_table_of_operations_is_that_of_the_rules() -> None:
+    """Written anew with ``python -m eclab.network.rules``."""
+    found = re.search(r"<!-- operations: [^>]*-->\n(.*?)<!-- end of operations -->", README, flags=re.DOTALL)
+    assert found is not None
+    assert found[1] == markdown()

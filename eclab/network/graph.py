@@ -94,17 +94,18 @@ def inputs_of(x: Any) -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
-def read_graph(model: nn.Module, x: Any) -> list[Op]:
+def read_graph(model: nn.Module, x: Any, *, samples: int = 2) -> list[Op]:
     """The operations of ``model`` on ``x`` in the order they run.
 
     Args:
         model: any module that ``torch.export`` can read.
-        x: example input with a batch axis, or a tuple of inputs. Two samples are enough and no more are used.
+        x: example input with a batch axis, or a tuple of inputs.
+        samples: how many are used at most; two are enough.
 
     Raises:
         TraceError: ``x`` does not fit the model, or the model cannot be exported.
     """
-    few = tuple(item[:2].detach() for item in inputs_of(x))
+    few = tuple(item[:samples].detach() for item in inputs_of(x))
     try:
         with _as_it_trains(model), _unlogged(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they speak of exported programs, and this one is only read

@@ -12,7 +12,7 @@ from eclab.network.rule import Labelling, NoRuleError, Rule, Tracer, at, carried
 
 __all__ = [
     "BY_NAME", "MOVES", "RULES", "Labelling", "NoRuleError", "Rule", "Tracer",
-    "at", "carried", "operation_name", "register_rule", "remove_rule", "supported",
+    "at", "carried", "markdown", "operation_name", "register_rule", "remove_rule", "supported",
 ]  # fmt: skip
 
 MOVES = (
@@ -295,3 +295,23 @@ def supported() -> list[tuple[str, str, str]]:
     rules = dict.fromkeys([*RULES, *BY_NAME.values()])
     in_force = [rule for rule in rules if any(BY_NAME.get(name) is rule for name in rule.names)]
     return [(rule.words, "scales freely" if rule.homogeneous else "pins its units", rule.note) for rule in in_force]
+
+
+def markdown() -> str:
+    """The table of :func:`supported` in Markdown, as the README has it; what pins its units stands in one row.
+
+    Example:
+        >>> markdown().splitlines()[0]
+        '| operation | its units | note |'
+    """
+    free = [row for row in supported() if row[1] == "scales freely"]
+    pinned = ", ".join(words for words, scales, _ in supported() if scales != "scales freely")
+    lines = ["| operation | its units | note |", "| --- | --- | --- |"]
+    lines += [f"| {words} | scale freely |{note and f' {note}'} |" for words, _, note in free]
+    return "\n".join([*lines, f"| {pinned} | are pinned | |", ""])
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())

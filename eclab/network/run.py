@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eclab.network.graph import Op, Ref, inputs_of, resolve
+from eclab.network.graph import Op, Ref, inputs_of, read_graph, resolve
 from eclab.network.network import TracedNetwork
 
 Call = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
@@ -62,12 +62,43 @@ def run(
     Returns:
         One value per entry of ``net.operations``.
     """
+    try:
+        return _run(net, net.operations, x, parameters, like, call)
+    except RuntimeError:
+        operations = _read_again(net, x)
+        if operations is None:
+            raise
+        return _run(net, operations, x, parameters, like, call)
+
+
+def _read_again(net: TracedNetwork, x: Any) -> tuple[Op, ...] | None:
+    """The operations for another batch size, where a model has left it in places that cannot be told from others.
+
+    None where the model would now do something else than when it was traced, as in another mode.
+    """
+    size = inputs_of(x)[0].shape[0]
+    known: dict[int, tuple[Op, ...]] = net.__dict__.setdefault("_by_batch", {})
+    if size not in known:
+        known[size] = tuple(read_graph(net.model, x, samples=size))
+    found = known[size]
+    same = [(op.kind, op.target) for op in found] == [(op.kind, op.target) for op in net.operations]
+    return found if same and size != _Batch(net, x).traced else None
+
+
+def _run(
+    net: TracedNetwork,
+    operations: tuple[Op, ...],
+    x: Any,
+    parameters: Mapping[str, Tensor] | None,
+    like: Tensor | None,
+    call: Call,
+) -> list[Any]:
     inputs = iter(inputs_of(x))
     batch = _Batch(net, x)
     own = dict(net.model.named_parameters(remove_duplicate=False)) | dict(net.model.named_buffers())
     given = parameters or {}
     values: list[Any] = []
-    for op in net.operations:
+    for op in operations:
         value: Any
         if op.kind == "input":
             value = _converted(next(inputs), like)
@@ -81,7 +112,8 @@ def run(
         elif op.kind == "output":
             value = tuple(values[ref] for ref in op.refs())
         else:
-            args = batch.fitted(op, _filled(op.args, values))
+            args = _filled(op.args, values)
+            args = batch.fitted(op, args) if operations is net.operations else args
             value = call(op, args, {key: _filled(item, values) for key, item in op.kwargs})
             if isinstance(value, Tensor):  # what the model makes or converts by itself
                 value = _converted(value, like)
