@@ -53,10 +53,9 @@ def test_all_members_of_a_class_and_the_twin_stay_one_function(name: str, optimi
             if stepped is not None:
                 backward(net, batch, target)
                 stepped.step()
-        if step < 50:
-            assert gap(one, two, x) < 1e-9, f"another member, step {step}"
-        if twin is not None:
-            assert gap(one, slow, x) < 1e-9, f"the twin, step {step}"
+        if step % 10 == 9:  # what has gone apart stays apart
+            assert step >= 50 or gap(one, two, x) < 1e-9, f"another member, step {step}"
+            assert twin is None or gap(one, slow, x) < 1e-9, f"the twin, step {step}"
     assert float((outputs(one, x) - first).abs().max() / first.abs().max()) > 1e-2, "nothing has moved"
     if twin is not None:
         assert getattr(quick, "guarded_moves", 0) == twin.guarded_moves
