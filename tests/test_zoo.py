@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import eclab
+from eclab.network.frozen import on_edges
 from eclab.optim.reference import ReferenceECSGD
 from eclab.optim.reference_basis import ReferenceBasis
 from eclab.paths.enumerate import columns, path_matrix, rank, segments, whole_paths
@@ -158,11 +159,12 @@ def test_what_flows_into_a_scale_flows_out(name: str) -> None:
     y = joined(net.model(x))
     (y * torch.randn_like(y)).sum().backward()
     balance, size = torch.zeros(2, net.num_nodes, dtype=x.dtype)
-    for weight in net.weights:
-        if weight.parameter.grad is not None:
-            flow = weight.parameter.detach() * weight.parameter.grad
-            balance += weight.sum_into_heads(flow, net.num_nodes) - weight.sum_into_tails(flow, net.num_nodes)
-            size += weight.sum_into_heads(flow.abs(), net.num_nodes)
+    with on_edges(net):
+        for weight in net.weights:
+            if weight.parameter.grad is not None:
+                flow = weight.parameter.detach() * weight.parameter.grad
+                balance += weight.sum_into_heads(flow, net.num_nodes) - weight.sum_into_tails(flow, net.num_nodes)
+                size += weight.sum_into_heads(flow.abs(), net.num_nodes)
     by_scale = torch.zeros(net.num_units + 1, dtype=x.dtype).index_add_(0, net.scale_of, balance)
     assert float(by_scale[1:].abs().max()) < 1e-12 * float(size.max())
 

@@ -224,6 +224,15 @@ def frozen(model: nn.Module, *names: str) -> nn.Module:
     return model
 
 
+def settled(model: nn.Module) -> nn.Module:
+    """The model with running statistics as after some training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    return model
+
+
 def inverted(*, bn: bool) -> nn.Module:
     """MobileNetV2's block: expand, depthwise, project without activation, add."""
     norm: Callable[[int], nn.Module] = norm2d if bn else lambda width: nn.Identity()
@@ -397,8 +406,10 @@ MEMBERS: dict[str, Member] = ZOO | {
         (3,), training=True, homogeneous=False,
     ),
     "batch-norm, frozen statistics": Member(
-        lambda: nn.Sequential(
-            nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)
+        lambda: settled(
+            nn.Sequential(
+                nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)
+            )
         ),
         (3,), homogeneous=False,
     ),

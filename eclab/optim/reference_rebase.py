@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 
+from eclab.network.frozen import works_on_edges
 from eclab.network.network import TracedNetwork, Weight
 from eclab.optim.reference_basis import a_chain, b_chain
 from eclab.paths.skeleton import Edge, Skeleton
 
 
+@works_on_edges
 def rebased_skeleton(net: TracedNetwork, skeleton: Skeleton, threshold: float) -> tuple[Skeleton, int]:
     """The skeleton in which each edge below ``threshold`` of its largest sibling is replaced by that one.
 
