@@ -134,17 +134,18 @@ def more_may_keep_it(recipe: Recipe) -> bool:
     """Whether rescalings may be left that are none of units.
 
     A weight that is used twice, or frozen, pins whatever it touches, two factors of a product pin each other, and a
-    LayerNorm pins what enters, though it takes away a scale that all of that has in common. Where
-    positions of a channel see different taps of a kernel, each could scale apart. The offset that pins what goes into
-    frozen statistics is of no account where a later norm takes it away again.
+    LayerNorm pins what enters, though it takes away a scale that all of that has in common. Where positions of a
+    channel see different taps of a kernel, each could scale apart. The offset that pins what goes into frozen statistics
+    is of no account where a later norm takes it away again.
     """
     options = [dict(step.options) for step in recipe.steps]
     apart = [o for step, o in zip(recipe.steps, options, strict=True) if step.kind == "transposed" and o["size"] > 1]
     padded = [o for o in options if o.get("padding")]
     kinds = {o["statistics"] for o in options if "statistics" in o}
     shifted = "frozen" in kinds and ("batch" in kinds or recipe.has("other norm"))
+    layer_norm = any(o.get("of") == "layer" for o in options)
     return (
-        bool(apart or padded or shifted)
+        bool(apart or padded or shifted or layer_norm)
         or recipe.has("again", "times each other")
         or any(step.frozen for step in recipe.steps)
     )
