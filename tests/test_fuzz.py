@@ -135,8 +135,8 @@ def more_may_keep_it(recipe: Recipe) -> bool:
 
     A weight that is used twice, or frozen, pins whatever it touches, two factors of a product pin each other, and a
     LayerNorm pins what enters, though it takes away a scale that all of that has in common. Where positions of a
-    channel see different taps of a kernel, each could scale apart. The offset that pins what goes into frozen statistics
-    is of no account where a later norm takes it away again.
+    channel see different taps of a kernel, each could scale apart. The offset that pins what goes into frozen
+    statistics is of no account where a later norm takes it away again.
     """
     options = [dict(step.options) for step in recipe.steps]
     apart = [o for step, o in zip(recipe.steps, options, strict=True) if step.kind == "transposed" and o["size"] > 1]
