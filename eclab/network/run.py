@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eclab.errors import TraceError
 from eclab.network.graph import Op, Ref, inputs_of, read_graph, resolve
 from eclab.network.network import TracedNetwork
 
@@ -79,7 +80,10 @@ def _read_again(net: TracedNetwork, x: Any) -> tuple[Op, ...] | None:
     size = inputs_of(x)[0].shape[0]
     known: dict[int, tuple[Op, ...]] = net.__dict__.setdefault("_by_batch", {})
     if size not in known:
-        known[size] = tuple(read_graph(net.model, x, samples=size))
+        try:
+            known[size] = tuple(read_graph(net.model, x, samples=size))
+        except TraceError:  # these samples do not fit the model at all, as the first error says better
+            return None
     found = known[size]
     same = [(op.kind, op.target) for op in found] == [(op.kind, op.target) for op in net.operations]
     return found if same and size != _Batch(net, x).traced else None
