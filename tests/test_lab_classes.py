@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from eclab.race.measure import Gauge
 from tests.lab_page import Page, same_weights
 
 
@@ -278,3 +279,22 @@ def test_the_share_of_path_value_is_that_of_all_paths_and_of_the_class(page: Pag
     assert unit["share"] == pytest.approx(sum(v for v, _, heads in values if number in heads) / total, rel=1e-9)
     page.send("rescale", layer="0", unit=2, c=50.0)
     assert page.ask("inspect", kind="unit", layer=1, unit=2)["share"] == pytest.approx(unit["share"], rel=1e-5)
+
+
+def test_the_gauge_of_a_unit_is_shown_from_the_start_to_now(page: Page):
+    """‖in‖² − ‖out‖²: SGD at a small rate nearly conserves it, EC-SGD does not; the sum is the record of the race."""
+    page.steps(20)
+    bench = page.session.bench
+    drift = {}
+    for lane in bench.lanes:
+        page.send("view", lane=lane.name)
+        answers = [page.ask("inspect", kind="layer", layer=number, unit=None)["gauge"] for number in (1, 2)]
+        start = Gauge(bench.need_race().start_net).per_unit()
+        now = Gauge(lane.net).per_unit()
+        for layer, answer in zip(lane.net.layers, answers, strict=False):
+            assert answer["start"] == pytest.approx(float(start[layer.name].sum()), rel=1e-6, abs=1e-9)
+            assert answer["now"] == pytest.approx(float(now[layer.name].sum()), rel=1e-6, abs=1e-9)
+        unit = page.ask("inspect", kind="unit", layer=1, unit=0)["gauge"]
+        assert unit["now"] == pytest.approx(float(now[lane.net.layers[0].name][0]), rel=1e-6, abs=1e-9)
+        drift[lane.name] = sum(abs(answer["now"] - answer["start"]) for answer in answers)
+    assert drift["sgd"] != drift["ec-sgd"]

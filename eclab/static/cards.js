@@ -109,6 +109,14 @@ export function beforeAfter(ctx, patches) {
     ["‖∂L/∂w‖ · SGD", read("grad_w", true), "gradient of the unit's weights, which SGD follows"],
     ["‖∂L/∂v‖ · EC", read("grad_v", false), "gradient in class coordinates, which EC-SGD follows: the same for every member of the class"],
   ]);
+  list.append(...readings(patches, [[
+    "‖in‖² − ‖out‖²",
+    () => {
+      const { start = null, now = null } = ctx.answer?.gauge ?? {};
+      return moved(start, now) ? change(start, now) : num(now);
+    },
+    "gauge, from the start of the race to now: plain gradient flow conserves it for every unit, EC flow does not",
+  ]]).children);
   const why = h("p", { class: "ec-why" });
   patches.push(() => {
     const { after, why: reason } = ctx.answer ?? {};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,11 @@ from eclab.classes import function_change, same_class
 from eclab.errors import SettingError
 from eclab.network.run import active_units, run
 from eclab.paths.skeleton import Edge
-from eclab.widgets.measure import Measure
+from eclab.widgets.measure import Measure, squares_by_unit
 from eclab.widgets.messages import finite
 
 if TYPE_CHECKING:
+    from eclab.facade import Network
     from eclab.widgets.bench import Bench, LaneView
     from eclab.widgets.scaling import Scaling
 
@@ -84,7 +86,20 @@ def _before_after(bench: Bench, lane: LaneView, scaling: Scaling, now: Measure, 
         change = {"max_abs": finite(moved.max_abs), "bound": finite(moved.bound), "same": same}
         if moved.bound is None:
             change["size"] = _output_size(lane, bench.x)
-    return {"before": before, "after": after, "change": change, "why": now.why}
+    gauge = {"start": _gauge_at_start(bench, units), "now": finite(now.gauge(units))}
+    return {"before": before, "after": after, "change": change, "gauge": gauge, "why": now.why}
+
+
+def _gauge_at_start(bench: Bench, units: Tensor) -> float | None:
+    """‖in‖² − ‖out‖² of these units together where all lanes began; None without a race."""
+    return None if bench.race is None else finite(float(_gauges(bench.race.start_net)[units].sum()))
+
+
+@lru_cache(maxsize=2)
+def _gauges(start: Network) -> Tensor:
+    """‖in‖² − ‖out‖² of every unit of a network that no longer changes: float64 ``[num_nodes]``."""
+    into, out_of = squares_by_unit(start, {weight.name: weight.parameter.detach() for weight in start.weights})
+    return into - out_of
 
 
 def _output_size(lane: LaneView, x: Tensor) -> float | None:

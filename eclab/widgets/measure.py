@@ -70,6 +70,10 @@ class Measure:
             return float(by_weight[edge.parameter][edge.index]) if edge.parameter in by_weight else None
         return float(into[unit]) if unit is not None and len(into) else None
 
+    def gauge(self, units: Tensor) -> float:
+        """‖in‖² − ‖out‖² of some units together, which plain gradient flow conserves and EC flow does not."""
+        return float((self.into["w"] - self.out_of["w"])[units].sum())
+
     def norms(self, units: Tensor) -> dict[str, float | None]:
         """‖incoming‖, ‖outgoing‖, ‖∂L/∂w‖ and ‖∂L/∂v‖ of some units together; None where there is no gradient."""
 
@@ -105,7 +109,7 @@ def measure(lane: LaneView, x: Tensor, y: Tensor | None) -> Measure:
     out_of: dict[str, Tensor] = {}
     for key, tensors in found:
         if tensors:
-            into[key], out_of[key] = _squares_by_unit(net, tensors)
+            into[key], out_of[key] = squares_by_unit(net, tensors)
     if not why and not all(bool(sums.isfinite().all()) for sums in into.values()):
         why = "it is not finite: the weights of this lane have grown beyond all bounds"
     return Measure(net, lane.chart.coordinates(), gradients, deltas, into, out_of, why)
@@ -133,7 +137,8 @@ def _class_gradients(lane: LaneView, gradients: Mapping[str, Tensor]) -> tuple[d
         return {}, str(problem)
 
 
-def _squares_by_unit(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def squares_by_unit(net: Network, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Σ of squares over the weights into and out of every unit: float64 ``[num_nodes]`` each."""
     into = torch.zeros(net.num_nodes, dtype=torch.float64)
     out_of = torch.zeros(net.num_nodes, dtype=torch.float64)
     for weight in net.weights:
