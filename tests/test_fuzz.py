@@ -143,7 +143,7 @@ def more_may_keep_it(recipe: Recipe) -> bool:
     padded = [o for o in options if o.get("padding")]
     kinds = {o["statistics"] for o in options if "statistics" in o}
     shifted = "frozen" in kinds and ("batch" in kinds or recipe.has("other norm"))
-    layer_norm = any(o.get("of") == "layer" for o in options)
+    layer_norm = any(o.get("of") in ("layer", "softmax") for o in options)  # a softmax of one channel is constant
     return (
         bool(apart or padded or shifted or layer_norm)
         or recipe.has("again", "times each other", "sub")
