@@ -347,3 +347,18 @@ def test_a_chart_by_hand_can_be_trained_in() -> None:
         optimizer.step()
     assert losses[-1] < losses[0]
     assert math.isfinite(losses[-1])
+
+
+def test_a_basis_path_has_the_value_of_its_coordinate_before_a_batch_norm_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double()
+    net = eclab.trace(model, torch.randn(5, 3, dtype=F64))
+    chart = net.chart()
+    assert len(net.scale_free)
+    v = chart.coordinates()
+    for weight in chart.weights:
+        for index in np.ndindex(weight.shape):
+            if chart.role(Edge(weight.name, index, *weight.ends(index))) != "tree":
+                expected = float(v[weight.name][index])
+                assert chart.basis_path(weight.name, index).value == pytest.approx(expected, rel=1e-12)
+    assert chart.basis_path("0.weight", (1, 0)).monomial == "0.weight[1,0] / (0.weight[1,1])"

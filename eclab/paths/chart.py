@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,10 +30,13 @@ SKELETONS = {"diagonal": diagonal, "strongest": strongest}
 class BasisPath:
     """One basis path: an a-chain, the edge it belongs to, and a b-chain.
 
+    Where it ends on a unit before a batch-norm with training statistics, which has no scale of its own, its value is
+    relative to that unit's a-chain.
+
     Attributes:
         edges: its edges from ground to ground.
         values: their weights.
-        value: the path's value ``v``, their product.
+        value: the path's value ``v``, their product; divided by that of the a-chain before a batch-norm.
         monomial: the product in words, ``"0.weight[1,0] · 2.weight[1,1]"``.
     """
 
@@ -217,10 +221,13 @@ class Chart:
             )
         edges = (*self._chain(edge.tail, up=True), edge, *self._chain(edge.head, up=False))
         values = tuple(float(self.net.weight(e.parameter).parameter[e.index]) for e in edges)
-        value = 1.0
-        for factor in values:
-            value *= factor
-        return BasisPath(edges, values, value, " · ".join(map(str, edges)))
+        value, monomial = math.prod(values), " · ".join(map(str, edges))
+        end = edges[-1].head
+        if int(self.net.scale_of[end]) in self.net.scale_free.tolist():
+            chain = self._chain(end, up=True)
+            value /= math.prod(float(self.net.weight(e.parameter).parameter[e.index]) for e in chain)
+            monomial += f" / ({' · '.join(map(str, chain))})"
+        return BasisPath(edges, values, value, monomial)
 
     def role(self, edge: Edge) -> str:
         """``"tree"``, ``"b-edge"`` or ``"basis"``: what a weight is in this chart; a tree edge may be a b-edge too."""
