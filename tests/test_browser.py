@@ -282,6 +282,13 @@ def chart_widths(lab: Locator) -> list[float]:
     return found
 
 
+def make_endless(lab: Locator) -> None:
+    """A race of a small network is over within seconds on a fast machine; this one goes on until it is told to stop."""
+    field = lab.get_by_label("epochs", exact=True)
+    type_into(field, "100000")
+    expect(field).to_have_value("100000")
+
+
 def test_a_visit_to_the_lab(visit: Visit) -> None:
     visit.open("00-lab.ipynb")
     lab = visit.run_until_lab(2)
@@ -320,6 +327,7 @@ def test_a_visit_to_the_lab(visit: Visit) -> None:
 
     # Race: both curves grow, a rate changes in mid-run, pause holds, reload shows everything, stop stops
     lens(lab, "Race")
+    make_endless(lab)
     lab.locator(".ec-charts").scroll_into_view_if_needed()
     message_times(page)
     press(lab, "play")
@@ -336,7 +344,10 @@ def test_a_visit_to_the_lab(visit: Visit) -> None:
     assert reading(lab, "EC-SGD steps/s") > 1
     times = page.evaluate("() => window.eclabFrames")
     assert len(times) > 5
-    assert max(sum(at <= other < at + 1000 for other in times) for at in times) <= 10
+    # one more than ten may arrive in a second when the page took a late one; how often they leave the kernel is
+    # counted exactly in test_lab_driver
+    assert max(sum(at <= other < at + 1000 for other in times) for at in times) <= 11
+    assert len(times) - 1 <= 10 * (times[-1] - times[0]) / 1000 + 1
     picture(visit, lab, "race-light")
     type_into(rate, "-1")
     expect(note(lab)).to_contain_text("the learning rate is -1")
@@ -373,6 +384,7 @@ def test_the_kernel_answers_while_a_race_runs_and_a_lost_lane_comes_back(visit: 
     visit.open("00-lab.ipynb")
     lab = visit.run_until_lab(2)
     lens(lab, "Race")
+    make_endless(lab)
     press(lab, "play")
     wait_until("it runs", lambda: steps(lab) > 5)
     cell = visit.page.locator(".jp-CodeCell").nth(0)
