@@ -23,8 +23,9 @@ from eclab.kernels.settings import Outcome, StepSettings
 
 Floats = NDArray[np.floating[Any]]
 
-_SHARE = 1 << 16
-"""Weights a thread must have to itself to be worth waking."""
+_SHARE = 1 << 20
+"""Weights a thread must have to itself to be worth waking: right after a backward pass torch's own threads still spin
+for a while on the other cores, and smaller shares were slower in two threads than in one."""
 
 _LIKE: dict[torch.dtype, Floats] = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 
