@@ -477,3 +477,19 @@ def test_edges_that_are_no_path_are_refused() -> None:
         if wrong != path:
             with pytest.raises(ChartError, match="no path from ground to ground"):
                 exponents(chart, wrong)
+
+
+def test_a_large_networks_norm_goes_through_a_layer_of_a_wide_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a million weights it is worked out in float32, but for layers whose channels' scales lie far apart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 2),
+    )  # fmt: skip
+    net = eclab.trace(model, torch.ones(2, 1, 6, 6))
+    with torch.no_grad():
+        net.weights[0].parameter[0] *= 1e-18
+        net.weights[0].parameter[1] *= 1e18
+    expected = [net.path_norm(p) for p in (1, 2)]
+    monkeypatch.setattr("eclab.paths.norms._SMALL", 0)
+    assert [net.path_norm(p) for p in (1, 2)] == pytest.approx(expected, rel=1e-6)

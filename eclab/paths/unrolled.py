@@ -39,7 +39,8 @@ def _weighed(
     value: Scaled, axis: int, weight: Tensor, bias: Tensor | None, p: float, apply: Callable[[Tensor, Tensor], Tensor]
 ) -> Scaled:
     """``apply(value, |w|^p) + |b|^p`` where the channels' scales are near one another, as they nearly always are."""
-    mantissa, scale = per_channel(value, axis)
+    # what came through a layer of a wide range is float64
+    mantissa, scale = per_channel(Scaled(value.mantissa.to(weight.dtype), value.log_scale), axis)
     shift = scale[scale.isfinite()].amax() if bool(scale.isfinite().any()) else scale.new_zeros(())
     place = [1] * mantissa.ndim
     place[axis] = len(scale)
