@@ -141,7 +141,9 @@ class ECSGD(Optimizer):
             The closure's loss.
 
         Raises:
-            NonFiniteError: a gradient or the step is NaN or infinite; no weight was changed.
+            NonFiniteError: a gradient, a weight or what the step does to the skeleton is NaN or infinite; no weight was
+                changed. A finite step that takes a weight off the skeleton out of its dtype's range leaves it infinite,
+                as in ``torch.optim``, and is refused at the next one.
             ChartError: some gradients are missing, or a skeleton path has the value 0, so that the chart ends there.
                 Where no parameter has a gradient nothing happens, as in ``torch.optim``.
         """
